@@ -1,0 +1,73 @@
+"""The commands together, and how an error reaches the user: one sentence, exit code 2."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+import flowrl
+
+from . import plan, report, sample, score, train
+
+# Errors whose text is written for users; anything else is a fault of ours and keeps its traceback.
+SPOKEN = (ValueError, OSError, ModuleNotFoundError, NotImplementedError)
+
+app = typer.Typer(
+    name="flowrl",
+    help="Train image generators with rewards, by online RL. Start with: flowrl train shapes",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for _command in (train.train, sample.sample, score.score, plan.plan, report.report):
+    app.command()(_command)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(flowrl.__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error (also FLOWRL_DEBUG=1).")] = False,
+) -> None:
+    """Train image generators with rewards, by online RL. Start with: flowrl train shapes"""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given or os.environ.get("FLOWRL_DEBUG", "0") not in ("", "0")
+    try:
+        # --debug is meant for the command wherever it stands on the line
+        app([word for word in given if word != "--debug"])
+    except KeyboardInterrupt:
+        print("stopped; a training run goes on with: flowrl train --resume RUN", file=sys.stderr)
+        sys.exit(130)
+    except SPOKEN as error:
+        if debug:
+            traceback.print_exc()
+        else:
+            print(f"error: {sentence(error)}", file=sys.stderr)
+        sys.exit(2)
+
+
+def sentence(error: Exception) -> str:
+    """What an error says, without the errno notation of OSError."""
+    if isinstance(error, ModuleNotFoundError):
+        return (
+            f"the Python package {error.name!r} is not installed here: pip install it, or 'flowrl-toolkit[data]' for data readers"
+        )
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{error.filename}: {error.strerror.lower()}"
+    return str(error) or f"{type(error).__name__} (FLOWRL_DEBUG=1 shows where)"

@@ -1,0 +1,107 @@
+"""The last thing a training run prints: what changed on held-out prompts, where it is, what to do next."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+Part = Mapping[str, Any]
+OWN = "flowrl train --model stabilityai/stable-diffusion-3.5-medium --reward clip=1 --prompts prompts.txt"
+
+
+def final(folder: Path, console: Console | None = None) -> None:
+    """Print the result in `folder`/result.json.
+
+    Raises: FileNotFoundError if the run has none, ValueError if it cannot be read.
+    """
+    console = console or Console()
+    result = _read(Path(folder) / "result.json")
+    minutes = result.get("minutes")
+    console.print()
+    spent = "" if minutes is None else f", {minutes:.1f} minutes"
+    console.print(Text(f"{result['method']}, seed {result['seed']}{spent}", style="bold"))
+    if result.get("before") and result.get("after"):
+        console.print(_table(result["before"], result["after"]))
+        gain = result.get("gain")
+        if gain and _number(gain.get("score")):
+            error = gain.get("standard_error")
+            doubt = f" (standard error {error:.3f})" if _number(error) else ""
+            console.print(f"gain on the same prompts {gain['score']:+.3f}{doubt}", highlight=False)
+    else:
+        console.print("no held-out evaluation before and after, so nothing to compare")
+    # soft_wrap: a path or command broken over two lines cannot be copied
+    console.print(Text(f"\nrun folder  {folder}"), soft_wrap=True)
+    console.print(Text("\nnext"))
+    for command, about in commands(Path(folder)):
+        console.print(Text(f"  {command}", style="cyan").append(f"   # {about}", style="bright_black"), soft_wrap=True)
+
+
+def commands(folder: Path) -> list[tuple[str, str]]:
+    """Three commands to go on with, as they can be pasted into a shell."""
+    model = _model(folder)
+    run = shlex.quote(str(folder))
+    sample = f'flowrl sample "a red circle" --model {shlex.quote(model)}'
+    if (folder / "lora").is_dir():
+        sample += f" --lora {shlex.quote(str(folder / 'lora'))}"
+    return [
+        (sample, "make images with what was trained"),
+        (f"flowrl report {run} --open", "look at the curves and pictures"),
+        (OWN, "train your own model"),
+    ]
+
+
+def _table(before: Part, after: Part) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("held out")
+    for title in ("prompts", "before", "", "after", "change"):
+        table.add_column(title, justify="right")
+    for task, first in before.get("tasks", {}).items():
+        last = after.get("tasks", {}).get(task)
+        if last is not None:
+            table.add_row(task, *_row(first, last))
+    table.add_row("all", *_row(before, after), style="bold")
+    return table
+
+
+def _row(first: Part, last: Part) -> tuple[str, str, str, str, str]:
+    known = _number(first.get("score")) and _number(last.get("score"))
+    change = f"{last['score'] - first['score']:+.3f}" if known else "-"
+    return str(last.get("n", "")), _interval(first), "→", _interval(last), change
+
+
+def _interval(part: Part) -> str:
+    if not _number(part.get("score")):
+        return "not scored"
+    low, high = part.get("low"), part.get("high")
+    return f"{part['score']:.3f}" + (f" [{low:.3f}, {high:.3f}]" if _number(low) and _number(high) else "")
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not math.isnan(value)
+
+
+def _model(folder: Path) -> str:
+    from flowrl.settings import load
+
+    return load(folder / "run.yaml").policy.model if (folder / "run.yaml").is_file() else "shapes"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        again = f"flowrl train --resume {path.parent}"
+        raise FileNotFoundError(f"{path.parent} has no result.json: the run has not finished; go on with {again}")
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read as JSON ({error})") from error
+    if not isinstance(result, dict) or not {"method", "seed"} <= result.keys():
+        raise ValueError(f"{path} is not a run's result: it has no method and seed")
+    return result

@@ -1,0 +1,101 @@
+"""flowrl train."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from flowrl.recipe import Recipe
+
+
+def train(
+    recipe: Annotated[str | None, typer.Argument(help="A recipe (shapes), or a YAML file such as a run's run.yaml.")] = None,
+    model: Annotated[str | None, typer.Option(help="A hub name, a folder in diffusers format, or shapes (embedded).")] = None,
+    reward: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=WEIGHT", help="A name, module:name or file.py:function.")
+    ] = None,
+    prompts: Annotated[str | None, typer.Option(help="A file or folder of prompts, hf:owner/name:split, or shapes.")] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting: optim.lr=1e-4.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of noise, prompts and weights (run.seed).")] = None,
+    out: Annotated[str | None, typer.Option(help="Folder of the run (run.folder); default runs/NAME-TIME.")] = None,
+    iterations: Annotated[int | None, typer.Option(help="How many iterations (run.iterations).")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Stop after so many minutes (run.minutes).")] = None,
+    resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Go on with the run in this folder.")] = None,
+) -> None:
+    """Train a model with rewards and leave a run folder.
+
+    Examples:
+
+        flowrl train shapes                          # the embedded model; no downloads
+
+        flowrl train shapes --seed 1 --set optim.lr=1e-4
+
+        flowrl train --model stabilityai/stable-diffusion-3.5-medium --reward clip=1 --prompts prompts.txt
+
+        flowrl train --model my/model --reward clip=1 --reward mine.py:brightness=0.2 --prompts prompts.txt
+
+        flowrl train runs/some-run/run.yaml --out runs/again      # repeat a run
+
+        flowrl train --resume runs/some-run
+    """
+    shortcuts = {
+        "policy.model": model, "data.prompts": prompts, "run.seed": seed, "run.folder": out,
+        "run.iterations": iterations, "run.minutes": minutes,
+    }  # fmt: skip
+    given = {key: value for key, value in shortcuts.items() if value is not None}
+    resolved = build(recipe, given, reward or [], settings or [], resume)
+
+    from flowrl.cli import screen
+    from flowrl.train import train as run
+
+    result = run(resolved, resume=None if resume is None else str(resume))
+    screen.final(Path(result.folder))
+
+
+def build(
+    name: str | None,
+    shortcuts: Mapping[str, Any],
+    rewards: Sequence[str] = (),
+    settings: Sequence[str] = (),
+    resume: Path | None = None,
+) -> Recipe:
+    """The recipe a command line means: the named one or the file's, then --model, --reward and the like, then --set.
+
+    Raises: ValueError where nothing says what to train, or an option and --set give the same setting.
+    """
+    from flowrl.settings import resolve
+
+    base = _base(name, "policy.model" in shortcuts, resume)
+    shortcuts = dict(shortcuts)
+    if rewards:
+        from flowrl.rewards import parse
+
+        shortcuts["rewards"] = [dict(zip(("name", "weight"), parse(text), strict=True)) for text in rewards]
+    for text in settings:
+        key = text.partition("=")[0].strip()
+        if key in shortcuts:
+            raise ValueError(f"{key} is given twice: by an option of its own and by --set {text}; leave one out")
+    return resolve(resolve(base, shortcuts), settings)
+
+
+def _base(name: str | None, has_model: bool, resume: Path | None) -> Recipe:
+    from flowrl.recipe import Recipe
+    from flowrl.settings import load
+
+    if name is None and resume is not None:
+        if not (resume / "run.yaml").is_file():
+            raise FileNotFoundError(f"{resume} holds no run to go on with: it has no run.yaml; give the folder of a run")
+        return load(resume / "run.yaml")
+    if name is None:
+        if not has_model:
+            raise ValueError("nothing to train: name a recipe (flowrl train shapes) or a model (--model NAME --reward clip=1 ...)")
+        return Recipe()
+    if name.endswith((".yaml", ".yml")):
+        return load(name)
+    from flowrl.recipes import named
+
+    return named(name)

@@ -1,0 +1,183 @@
+"""The loop. It knows no method, model or reward by name: plan, collect, credit, queries, update, and the books that are kept."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+
+from flowrl import data
+from flowrl.collect import collect
+from flowrl.data import Prompts
+from flowrl.dist import World
+from flowrl.recipe import Recipe
+from flowrl.rewards import total
+from flowrl.rewards.base import Reward, Scores, State
+from flowrl.samplers import Plan
+from flowrl.samplers.noise import Source
+from flowrl.sizes import Sizes, cut
+from flowrl.types import Cond, Method, Policy, Queries, Rollout
+from flowrl.update import RatioError, Trained, anchored, form, update
+from flowrl.weights import Weights
+from flowrl.witness import Witness, difference, watched
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a run is made of. rewards: name -> (reward, factor)."""
+
+    recipe: Recipe
+    policy: Policy
+    method: Method
+    rewards: Mapping[str, tuple[Reward, float]]
+    prompts: Prompts
+    world: World
+
+
+@dataclass
+class Session:
+    """Everything that changes while a run runs, and therefore everything a checkpoint holds; but for `fresh`: nothing was done yet
+    since the process started, so the first rollout is watched."""
+
+    weights: Weights
+    optimizer: torch.optim.Optimizer
+    sizes: Sizes
+    states: dict[str, Any]
+    iteration: int = 0
+    seconds: float = 0.0
+    books: dict[str, Any] = field(default_factory=dict)
+    fresh: bool = True
+
+    def state(self) -> dict[str, Any]:
+        return {"weights": self.weights.state(), "optimizer": self.optimizer.state_dict(), "states": self.states, "seconds": self.seconds,
+                "sizes": [self.sizes.slice, self.sizes.batch], "books": self.books}
+
+    def load(self, iteration: int, state: Mapping[str, Any]) -> None:
+        self.weights.load(state["weights"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.states, self.books = state["states"], state["books"]
+        self.seconds, self.sizes, self.iteration = state["seconds"], Sizes(*state["sizes"]), iteration
+
+
+def begin(parts: Parts, sizes: Sizes) -> Session:
+    """A session at iteration 0."""
+    weights = Weights(parts.policy, parts.method.weights)
+    spec = parts.recipe.optim
+    optimizer = torch.optim.AdamW(weights.parameters, lr=spec.lr, betas=spec.betas, eps=spec.eps, weight_decay=spec.weight_decay)
+    states: dict[str, State] = {name: reward.init() for name, (reward, _) in parts.rewards.items()}
+    return Session(weights, optimizer, sizes, {"rewards": states, "advantage": parts.method.advantage.init()})
+
+
+def chosen(parts: Parts, iteration: int) -> Prompts:
+    """The prompts of an iteration: a pure function of (seed, iteration)."""
+    recipe = parts.recipe
+    return parts.prompts.take(data.batch(len(parts.prompts), recipe.sizes.prompts, recipe.run.seed, iteration))
+
+
+def batches(plans: list[Plan]) -> list[list[int]]:
+    """Slots with equal plans, together."""
+    groups: dict[object, list[int]] = {}
+    for slot, plan in enumerate(plans):
+        groups.setdefault(plan.key, []).append(slot)
+    return list(groups.values())
+
+
+def iterate(parts: Parts, session: Session) -> dict[str, float]:
+    """One iteration: returns its row of metrics. Out of memory in the rollout begins it again with half as many rows a call."""
+    started = time.perf_counter()
+    it, method = session.iteration, parts.method
+    prompts = chosen(parts, it)
+    sigmas = parts.policy.sigmas(parts.recipe.policy.steps)
+    plans = [method.plan_at(it, sigmas, slot) for slot in range(len(prompts))]
+    lr = parts.recipe.optim.lr * min(1.0, (it + 1) / max(1, parts.recipe.optim.warmup))
+    for group in session.optimizer.param_groups:
+        group["lr"] = lr
+    row: dict[str, float] = {"iteration": it}
+    for slots in batches(plans):
+        _accumulate(row, _batch(parts, session, prompts.take(slots), plans[slots[0]]), len(slots) / len(prompts))
+    session.weights.follow(it)
+    session.iteration += 1
+    row["optim/lr"] = lr
+    row["seconds/total"] = time.perf_counter() - started
+    session.seconds += row["seconds/total"]
+    return row
+
+
+def _accumulate(row: dict[str, float], new: Mapping[str, float], share: float) -> None:
+    """Batches of one iteration: seconds add up, largest values stay, the rest is averaged by share of prompts."""
+    for name, value in new.items():
+        if name.endswith(("max_abs", "best")):
+            row[name] = max(row.get(name, value), value)
+        else:
+            row[name] = row.get(name, 0.0) + value * (1.0 if name.startswith("seconds/") else share)
+
+
+def _batch(parts: Parts, session: Session, prompts: Prompts, plan: Plan) -> dict[str, float]:
+    """Prompts that share a plan, through all stages."""
+    method, policy, world, run = parts.method, parts.policy, parts.world, parts.recipe.run
+    noise = Source(run.seed, session.iteration)
+    rewards = {name: reward for name, (reward, _) in parts.rewards.items()}
+    factors = {name: factor for name, (_, factor) in parts.rewards.items()}
+    witness = Witness(policy.network, plan) if session.fresh and len(plan.edges) else None
+    while True:
+        blocks = cut(plan, len(prompts), session.sizes, method.updates, world.size)
+        try:
+            with session.weights.using(method.sample_from):
+                got = collect(policy, plan, prompts.text, prompts.metadata, rewards, factors, session.states["rewards"], blocks,
+                              session.sizes, noise, world, witness)
+            break
+        except torch.OutOfMemoryError:
+            session.sizes = session.sizes.halved()
+    credit, session.states["advantage"] = method.advantage.apply(got.outcome, session.states["advantage"])
+    clock = time.perf_counter()
+    q = None if got.rollout is None else method.objective.queries(got.rollout, credit.take(got.local), noise)
+    if run.anchor == "replay" and q is not None and got.rollout is not None:
+        got = replace(got, rollout=anchored(policy, got.rollout, q, got.cond, noise))
+    try:
+        trained = update(policy, session.weights, method, got, q, blocks, session.optimizer, parts.recipe.optim.max_norm, noise, world,
+                         exact=method.sample_from == "current")
+    except RatioError as error:
+        raise RatioError(f"{error}: {_named(policy, got.rollout, q, got.cond, noise, witness)}") from None
+    if trained.halvings:
+        session.sizes = session.sizes.halved()
+    session.fresh = False
+    return {**summary(got.outcome.scores, factors), **measured(trained, run.anchor == "replay"),
+            **{f"seconds/{k}": v for k, v in got.seconds.items()}, "seconds/train": time.perf_counter() - clock}
+
+
+def _named(policy: Policy, ro: Rollout | None, q: Queries | None, cond: Cond, noise: Source, witness: Witness | None) -> str:
+    """Where rollout and replay of the first recorded call part."""
+    if ro is None or q is None or witness is None or witness.trace is None:
+        return "it was equal when the run started; a kernel is not deterministic, or the weights were changed from outside"
+    batch = form(q, q.slices[0], ro, noise)
+    with watched(policy.network) as replay:
+        policy.predict(batch.x, batch.sigma, cond.take(batch.slot.to(batch.x.device)))
+    return difference(witness.trace, replay)
+
+
+def summary(scores: Mapping[str, Scores], factors: Mapping[str, float]) -> dict[str, float]:
+    """Mean, spread and best of the weighted sum and the mean of each reward, over what could be scored."""
+    whole = total(scores, factors)
+    good = whole.values[whole.valid].double()
+    spread = torch.where(whole.valid, whole.values, torch.nan).double()
+    mean = spread.nanmean(1, keepdim=True)
+    flat = ((spread - mean).abs().nan_to_num(0).amax(1) < 1e-8).double().mean()
+    row = {"reward/mean": float(good.mean()), "reward/std": float(good.std(correction=0)), "reward/best": float(good.max()),
+           "reward/zero_variance": float(flat), "reward/invalid": float((~whole.valid).double().mean())}
+    for name, s in scores.items():
+        row[f"reward/{name}"] = float(s.values[s.valid].double().mean())
+    return row
+
+
+def measured(trained: Trained, replayed: bool) -> dict[str, float]:
+    """The optimizer steps' metrics; what only means something before the first update is taken from the first step."""
+    row = {n: v for n, v in trained.metrics.items() if n not in ("ratio/max_abs",)}
+    if "ratio/max_abs" in trained.first:
+        row["ratio/first_max_abs"] = trained.first["ratio/max_abs"]
+        row["ratio/max_abs"] = trained.metrics["ratio/max_abs"]
+        row["clip/pre_update_fraction"] = trained.first["clip/fraction"]
+    row["anchored"] = float(replayed or trained.halvings > 0)
+    return row

@@ -1,0 +1,30 @@
+"""DiffusionNFT (2509.16117): forward-process contrast between an implicit positive and negative policy; samples by ODE."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor
+
+from flowrl import advantage, objectives
+from flowrl.samplers import Plan, chains, laws
+from flowrl.types import Method, WeightSet
+
+
+def diffusion_nft(group: int = 24, beta: float = 1.0, kl: float = 1e-4, scale: float = 5.0, draws: int = 1, decay_rate: float = 1e-3,
+                  decay_max: float = 0.5, std: Literal["group", "global"] = "global", updates: int = 1) -> Method:
+    """DiffusionNFT: data from the "old" policy, which follows old <- d old + (1 - d) current once a rollout, d = min(decay_rate it, decay_max).
+
+    draws: noise levels asked for each image.
+
+    Source: DiffusionNFT (2509.16117), DiffusionNFT@24af555 (beta 1 for GenEval, PickScore and HPS; decay type 1).
+    Differs: Euler instead of its second-order solver; levels are stratified draws from the grid, not all of it permuted.
+    """
+
+    def plan_at(iteration: int, sigmas: Tensor, slot: int) -> Plan:
+        return chains(sigmas, laws.ode(), (), group)
+
+    weights = {"old": WeightSet("ema", decay=lambda iteration: min(decay_rate * iteration, decay_max))}
+    if kl:
+        weights["reference"] = WeightSet("frozen")
+    return Method(plan_at, advantage.Group(std=std), objectives.nft(beta, kl, scale, draws), weights, sample_from="old", updates=updates)

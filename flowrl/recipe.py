@@ -1,0 +1,129 @@
+"""A run as plain, frozen, validated data: what the CLI builds and what run.yaml records."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+frozen = dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+Positive = Field(gt=0)
+
+
+@frozen
+class MethodSpec:
+    """name: a row of flowrl.methods or "module:function"; args: its keyword arguments."""
+
+    name: str = "mix_grpo"
+    args: dict[str, Any] = Field(default_factory=dict)
+
+
+@frozen
+class LoraSpec:
+    """rank 0 trains the whole network. targets None: the family's attention projections."""
+
+    rank: int = Field(default=32, ge=0)
+    alpha: float = Field(default=64.0, gt=0)
+    targets: tuple[str, ...] | None = None
+
+
+@frozen
+class PolicySpec:
+    """model: a folder in diffusers format, a hub name, or "shapes" (embedded). guidance <= 1: no classifier-free guidance."""
+
+    model: str = "shapes"
+    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    steps: int = Field(default=10, ge=1)
+    guidance: float = Field(default=1.0, ge=0)
+    negative: str = ""
+    height: int | None = Field(default=None, gt=0)
+    width: int | None = Field(default=None, gt=0)
+    max_sequence_length: int = Field(default=256, gt=0)
+    checkpointing: bool = False
+    lora: LoraSpec = Field(default_factory=LoraSpec)
+
+
+@frozen
+class RewardSpec:
+    """name: "clip", "shapes:soft", "module:name" or "file.py:function"."""
+
+    name: str
+    weight: float = 1.0
+
+
+@frozen
+class DataSpec:
+    """prompts: a file, a folder, "hf:owner/name:split" or "shapes". prompt: the column that holds the text.
+    heldout: a second source, or the share of prompts held out by a stable hash of their text."""
+
+    prompts: str = "shapes"
+    prompt: str | None = None
+    image: str | None = None
+    heldout: str | float = 0.1
+
+
+@frozen
+class OptimSpec:
+    """AdamW. max_norm clips the gradient norm."""
+
+    lr: float = Field(default=3e-4, ge=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = Field(default=1e-8, gt=0)
+    weight_decay: float = Field(default=1e-4, ge=0)
+    max_norm: float = Field(default=1.0, gt=0)
+    warmup: int = Field(default=0, ge=0)
+
+
+@frozen
+class SizesSpec:
+    """prompts an iteration and leaves a prompt are yours; slice (rows a training call) and batch (roots a rollout call)
+    are derived where None and printed."""
+
+    prompts: int = Field(default=8, ge=1)
+    group: int = Field(default=12, ge=1)
+    slice: int | None = Field(default=None, ge=1)
+    batch: int | None = Field(default=None, ge=1)
+
+
+@frozen
+class EvalSpec:
+    """Held-out evaluation: every so many iterations on `quick` prompts, before and after on `prompts` (None: all).
+    rewards: judges by name, the first is the headline (none: the training reward). features: "module:function", images -> [N, D], for diversity."""
+
+    every: int = Field(default=10, ge=0)
+    quick: int = Field(default=32, ge=1)
+    prompts: int | None = Field(default=None, ge=1)
+    images: int = Field(default=4, ge=1)
+    steps: int = Field(default=20, ge=1)
+    guidance: float | None = None
+    rewards: tuple[str, ...] = ()
+    features: str | None = None
+
+
+@frozen
+class RunSpec:
+    """folder None: runs/<name>-<time>. minutes: stop after so long (None: only `iterations` counts). anchor "replay" recomputes
+    the old predictions on the training slices where exact replay cannot be had."""
+
+    name: str = "run"
+    folder: str | None = None
+    seed: int = Field(default=0, ge=0)
+    iterations: int = Field(default=100, ge=0)
+    minutes: float | None = Field(default=None, gt=0)
+    save_every: int = Field(default=20, ge=1)
+    keep: int = Field(default=2, ge=1)
+    device: str = "auto"
+    anchor: Literal["exact", "replay"] = "exact"
+
+
+@frozen
+class Recipe:
+    method: MethodSpec = Field(default_factory=MethodSpec)
+    policy: PolicySpec = Field(default_factory=PolicySpec)
+    rewards: tuple[RewardSpec, ...] = ()
+    data: DataSpec = Field(default_factory=DataSpec)
+    optim: OptimSpec = Field(default_factory=OptimSpec)
+    sizes: SizesSpec = Field(default_factory=SizesSpec)
+    evaluate: EvalSpec = Field(default_factory=EvalSpec)
+    run: RunSpec = Field(default_factory=RunSpec)

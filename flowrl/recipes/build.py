@@ -1,0 +1,95 @@
+"""From a recipe's plain data to the values the loop takes. The only place that meets models and rewards by name."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from flowrl import data, methods
+from flowrl.data import Prompts
+from flowrl.recipe import DataSpec, MethodSpec, Recipe
+from flowrl.rewards import make
+from flowrl.rewards.base import Reward
+from flowrl.types import Method
+
+SMALLEST = 2
+"""A group needs two images before one can be better than another."""
+
+
+def imported(name: str, what: str) -> Any:
+    """The object "module:name".
+
+    Raises: ValueError if there is no such thing.
+    """
+    module, _, attribute = name.partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"{what} {name!r} could not be imported: {error}") from error
+
+
+def method(spec: MethodSpec, group: int) -> Method:
+    """The method a spec names, with its arguments checked against the function's own.
+
+    Raises: ValueError for an unknown name or argument, a group too small to compare, or arguments the method refuses.
+    """
+    if group < SMALLEST:
+        raise ValueError(f"sizes.group is {group}: a group of {group} has nothing to compare with, so every advantage is 0; use at least {SMALLEST}")
+    make_method = methods.TABLE.get(spec.name) or (imported(spec.name, "method") if ":" in spec.name else None)
+    if make_method is None:
+        near = _near(spec.name, methods.TABLE)
+        raise ValueError(f"method {spec.name!r} is unknown{near}; there are: {', '.join(methods.TABLE)}, or module:function")
+    known = inspect.signature(make_method).parameters
+    for name in spec.args:
+        if name not in known:
+            raise ValueError(f"method {spec.name} has no argument {name!r}{_near(name, known)}; it takes {', '.join(known)}")
+    if "group" in spec.args:
+        raise ValueError("the group size is sizes.group; take method.args.group out")
+    try:
+        return make_method(group=group, **spec.args)
+    except TypeError as error:
+        raise ValueError(f"method {spec.name} refused its arguments {spec.args}: {error}") from error
+
+
+def _near(name: str, known: Mapping[str, Any]) -> str:
+    import difflib
+
+    close = difflib.get_close_matches(name, list(known), 1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def prompts(spec: DataSpec, given: Any = None) -> tuple[Prompts, Prompts]:
+    """(train, held out) of a recipe, or of prompts given as a value."""
+    if given is None and spec.prompts == "shapes":
+        from flowrl.shapes import protocol, world
+
+        return data.read(world.captions("train"), "prompt"), data.read(protocol.rows(), "prompt")
+    return data.split(data.read(spec.prompts if given is None else given, spec.prompt, spec.image), spec.heldout, spec.prompt, spec.image)
+
+
+def rewards(recipe: Recipe, given: Mapping[str, Any] | None, device: str) -> dict[str, tuple[Reward, float]]:
+    """name -> (reward, factor). given: name -> callable, or (callable, factor), for those that are Python values.
+
+    Raises: ValueError where there is no reward, or one name stands for two.
+    """
+    out: dict[str, tuple[Reward, float]] = {}
+    for spec in recipe.rewards:
+        if spec.name in out:
+            raise ValueError(f"reward {spec.name!r} is given twice; add the weights up instead")
+        out[spec.name] = (make(spec.name, device=device), spec.weight)
+    for name, value in (given or {}).items():
+        reward, factor = value if isinstance(value, tuple) else (value, 1.0)
+        out[name] = (make(reward, name, device=device), float(factor))
+    if not out:
+        raise ValueError("there is no reward to train for; give --reward NAME (flowrl train --help shows the forms)")
+    return out
+
+
+def judges(names: Sequence[str], device: str) -> dict[str, Reward]:
+    return {name: make(name, device=device) for name in names}
+
+
+def features(name: str | None) -> Callable[..., Any] | None:
+    return None if name is None else imported(name, "features")

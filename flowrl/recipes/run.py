@@ -1,0 +1,261 @@
+"""Run a recipe from beginning to end: before, the loop, after, and everything that is written."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from flowrl import checkpoint, data, dist, evaluate, export, settings
+from flowrl.data import Prompts
+from flowrl.display import Display
+from flowrl.dist import World
+from flowrl.folder import RunFolder
+from flowrl.heldout import Judged, judge
+from flowrl.loop import Parts, Session, begin, iterate
+from flowrl.models import load_policy
+from flowrl.recipe import Recipe
+from flowrl.report import write as write_report
+from flowrl.rewards.base import Reward
+from flowrl.sizes import Sizes, cut, derive, describe
+
+from . import build
+from .gallery import save_images
+
+log = logging.getLogger("flowrl")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run came to. before, after, gain: as in result.json; None where the run was interrupted or nothing is held out."""
+
+    folder: Path
+    iterations: int
+    interrupted: bool
+    before: Mapping[str, Any] | None = None
+    after: Mapping[str, Any] | None = None
+    gain: Mapping[str, Any] | None = None
+
+
+def train(recipe: Recipe | str = "shapes", overrides: Mapping[str, Any] | None = None, *, rewards: Mapping[str, Any] | None = None,
+          prompts: Any = None, resume: str | Path | None = None) -> Result:
+    """Train a model with rewards and leave a run folder.
+
+    recipe: a Recipe or the name of one;  overrides: {"optim.lr": 1e-4, ...};  rewards: name -> f(images, prompts, metadata) -> scores, or
+    (f, weight), added to the recipe's;  prompts: anything `data.read` takes, instead of data.prompts;  resume: the folder of a run to go on with.
+
+    Raises: ValueError, OSError: a sentence each, for settings, prompts, models and folders that cannot be used.
+    """
+    from flowrl.recipes import named
+
+    recipe = settings.resolve(named(recipe) if isinstance(recipe, str) else recipe, overrides or {})
+    world = dist.start(recipe.run.device)
+    try:
+        return _train(recipe, rewards, prompts, None if resume is None else Path(resume), world)
+    finally:
+        world.stop()
+
+
+def _train(recipe: Recipe, given: Mapping[str, Any] | None, prompts: Any, resume: Path | None, world: World) -> Result:
+    method = build.method(recipe.method, recipe.sizes.group)
+    recipe, folder = _folder(recipe, resume, world)
+    trained, held = build.prompts(recipe.data, prompts)
+    policy = load_policy(recipe.policy, world.device, seed=recipe.run.seed)
+    parts = Parts(recipe, policy, method, build.rewards(recipe, given, world.device), trained, world)
+    sizes, line = _sizes(parts)
+    session = begin(parts, sizes)
+    if resume is not None:
+        iteration, state, path = checkpoint.load_latest(folder.path)
+        session.load(iteration, state)
+        if world.main:
+            folder.cut(iteration)
+            log.info("resumed %s at iteration %d from %s", folder.path, iteration, path.name)
+    jury = _Jury(parts, held, build.judges(recipe.evaluate.rewards, world.device) or {n: r for n, (r, _) in parts.rewards.items()}, folder)
+    if world.main:
+        log.info("%s", line)
+        for name, count in session.weights.bytes().items():
+            log.info("weight set %s: %.1f MB", name, count / 2**20)
+    if "before" not in session.books and len(held):
+        session.books["before"] = jury.full("before", session)
+    interrupted = _loop(parts, session, jury, folder)
+    if interrupted:
+        if world.main:
+            log.warning("stopped after iteration %d; go on with: flowrl train --resume %s", session.iteration, folder.path)
+            write_report(folder.path)
+        return Result(folder.path, session.iteration, True)
+    return _finish(parts, session, jury, folder)
+
+
+def _folder(recipe: Recipe, resume: Path | None, world: World) -> tuple[Recipe, RunFolder]:
+    """The run's folder, made by the main process; run.yaml is the resolved recipe."""
+    if resume is not None:
+        return replace(recipe, run=replace(recipe.run, folder=str(resume))), RunFolder.open(resume)
+    stamp = datetime.fromtimestamp(world.same(time.time())).strftime("%Y%m%d-%H%M%S")
+    path = Path(recipe.run.folder or f"runs/{recipe.run.name}-{stamp}")
+    recipe = replace(recipe, run=replace(recipe.run, folder=str(path)))
+    if world.main:
+        folder = RunFolder.create(path)
+        settings.dump(recipe, path / "run.yaml")
+    world.any(False)
+    return recipe, RunFolder.open(path) if not world.main else folder
+
+
+def _sizes(parts: Parts) -> tuple[Sizes, str]:
+    """Slices and blocks for this plan, and a line that says so."""
+    recipe, world = parts.recipe, parts.world
+    plan = parts.method.plan_at(0, parts.policy.sigmas(recipe.policy.steps), 0)
+    count = min(recipe.sizes.prompts, recipe.sizes.prompts) * len(plan.roots)
+    sizes = derive(recipe.sizes, count, parts.method.updates, world.size, parts.policy.rows_that_fit())
+    blocks = cut(plan, recipe.sizes.prompts, sizes, parts.method.updates, world.size)
+    return sizes, describe(sizes, blocks, plan, recipe.sizes.prompts, world.size, parts.method.updates)
+
+
+class _Jury:
+    """Held-out evaluation of a run: quick looks on the way, the full protocol before and after."""
+
+    def __init__(self, parts: Parts, held: Prompts, judges: Mapping[str, Reward], folder: RunFolder) -> None:
+        spec = parts.recipe.evaluate
+        self.parts, self.judges, self.folder, self.spec = parts, judges, folder, spec
+        self.held = held.take(_spread(len(held), spec.prompts or len(held)))
+        self.few = self.held.take(_spread(len(self.held), spec.quick))
+        self.features = build.features(spec.features)
+        self.tasks = [m.get("tag") for m in self.held.metadata]
+        self.seconds = 0.0
+
+    def _judge(self, prompts: Prompts, images: int, session: Session, features: Any) -> Judged:
+        policy, guidance = self.parts.policy, self.spec.guidance
+        with session.weights.using(self.parts.method.export):
+            return judge(policy, prompts.text, prompts.metadata, self.judges, images, self.spec.steps, session.sizes, self.parts.world,
+                         features, guidance)
+
+    def quick(self, session: Session) -> float:
+        seen = self._judge(self.few, 1, session, None)
+        return float(np.nanmean(next(iter(seen.scores.values()))))
+
+    def full(self, when: str, session: Session) -> dict[str, Any]:
+        """The protocol; images of a few captions are saved under samples/<when>/."""
+        clock = time.perf_counter()
+        seen = self._judge(self.held, self.spec.images, session, self.features)
+        if self.parts.world.main:
+            save_images(self.folder, when, self.held, self.tasks, seen)
+        self.seconds = time.perf_counter() - clock
+        return {"scores": {n: v.tolist() for n, v in seen.scores.items()}, "diversity": seen.diversity, "seconds": self.seconds}
+
+
+def _spread(count: int, wanted: int) -> list[int]:
+    """`wanted` of `count` indices, evenly spaced."""
+    return sorted({int(i * count / wanted) for i in range(wanted)}) if wanted < count else list(range(count))
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Ctrl-C and SIGTERM ask the loop to stop after the iteration; a second one stops at once."""
+    caught: list[int] = []
+
+    def note(number: int, frame: object) -> None:
+        if caught:
+            raise KeyboardInterrupt
+        caught.append(number)
+
+    try:
+        old = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread: signals are somebody else's
+        old = {}
+    try:
+        yield caught
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+def _loop(parts: Parts, session: Session, jury: _Jury, folder: RunFolder) -> bool:
+    """Iterate until the iterations or the minutes are used up; True if a signal stopped it. Checkpoints on the way."""
+    recipe, world = parts.recipe, parts.world
+    run, spec = recipe.run, recipe.evaluate
+    began = time.perf_counter() - session.books.get("elapsed", jury.seconds)
+    title = f"{recipe.method.name} on {recipe.policy.model}"
+    saved = session.iteration
+
+    def save() -> None:
+        session.books["elapsed"] = time.perf_counter() - began
+        if world.main:
+            checkpoint.save(folder.path, session.iteration, session.state(), session.books.get("score"), run.keep)
+
+    with _signals() as caught, Display(run.iterations, title, quiet=not world.main) as display:
+        while session.iteration < run.iterations:
+            row: dict[str, Any] = dict(iterate(parts, session))
+            last = session.iteration == run.iterations
+            if spec.every and len(jury.held) and session.iteration % spec.every == 0 and not last:
+                session.books["score"] = row["heldout/score"] = jury.quick(session)
+            if world.main:
+                folder.log(row)
+                display.update({**row, "minutes_budget": run.minutes})
+            stop = world.any(bool(caught))
+            late = run.minutes is not None and world.same(time.perf_counter() - began + 1.2 * jury.seconds + row["seconds/total"]) > 60 * run.minutes
+            if session.iteration - saved >= run.save_every or stop or late or last:
+                save()
+                saved = session.iteration
+            if stop:
+                return True
+            if late:
+                break
+    return False
+
+
+def _finish(parts: Parts, session: Session, jury: _Jury, folder: RunFolder) -> Result:
+    """After: the protocol again, the weights for diffusers, result.json and the report."""
+    recipe, world = parts.recipe, parts.world
+    after = jury.full("after", session) if len(jury.held) else None
+    if not world.main:
+        return Result(folder.path, session.iteration, False)
+    with session.weights.using(parts.method.export):
+        export.save(parts.policy, folder.lora)
+    result: dict[str, Any] = {
+        "method": recipe.method.name, "model": recipe.policy.model, "seed": recipe.run.seed, "iterations": session.iteration,
+        "minutes": (session.books.get("elapsed", 0.0) + jury.seconds) / 60, "folder": str(folder.path), "versions": versions(),
+        "protocol": {"captions": len(jury.held), "images": recipe.evaluate.images, "steps": recipe.evaluate.steps,
+                     "guidance": recipe.policy.guidance if recipe.evaluate.guidance is None else recipe.evaluate.guidance,
+                     "judge": next(iter(jury.judges))},
+    }
+    if after is not None:
+        result |= compared(session.books["before"], after, jury.tasks)
+    folder.write_json("result.json", result)
+    write_report(folder.path)
+    return Result(folder.path, session.iteration, False, *(result.get(k) for k in ("before", "after", "gain")))
+
+
+def compared(before: Mapping[str, Any], after: Mapping[str, Any], tasks: list[str | None]) -> dict[str, Any]:
+    """The headline judge's accuracies and paired gain; further judges under "judge", feature distances under "diversity"."""
+    out: dict[str, Any] = {}
+    for i, name in enumerate(before["scores"]):
+        old, new = np.array(before["scores"][name], dtype=float), np.array(after["scores"][name], dtype=float)
+        pair = {"before": evaluate.summarise(old, tasks, 0), "after": evaluate.summarise(new, tasks, 0), "gain": evaluate.gain(old, new, tasks)}
+        if i == 0:
+            out |= pair
+        else:
+            out.setdefault("judge", {"name": name, **{k: v["score"] for k, v in pair.items()}})
+    if before["diversity"] is not None:
+        out["diversity"] = {"before": before["diversity"], "after": after["diversity"]}
+    return out
+
+
+def versions() -> dict[str, str]:
+    """Of the packages whose numbers matter."""
+    names = ("flowrl-toolkit", "torch", "diffusers", "transformers", "peft", "numpy")
+    out = {}
+    for name in names:
+        try:
+            out[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            out[name] = "not installed"
+    return out

@@ -1,0 +1,127 @@
+"""Trains the embedded models: `python -m flowrl.shapes.pretrain [stage ...] --out DIR`.
+
+Stages run in the order given (all of them by default) and resume from DIR. `--assets` is where `flow`, `export`, `clip` and `judge` write
+what is shipped.
+"""
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+
+from flowrl.shapes import autoencoder, flow
+from flowrl.shapes.export import export
+from flowrl.shapes.loop import Job, run, save_atomically
+from flowrl.shapes.tokenizer import build
+from flowrl.shapes.world import captions
+
+SHIFT = 1.0
+
+
+@dataclass(frozen=True)
+class Options:
+    """The command line. `steps` of None is a stage's own number."""
+
+    out: Path
+    assets: Path
+    seed: int
+    steps: int | None
+    watch_every: int
+    export_every: int
+
+
+def load_autoencoder(out: Path) -> AutoencoderKL:
+    """The trained autoencoder.
+
+    Raises: FileNotFoundError if that stage has not run.
+    """
+    path = out / "autoencoder"
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist; run the stage 'autoencoder' with the same --out first.")
+    return AutoencoderKL.from_pretrained(path).eval()
+
+
+def load_pool(out: Path, seed: int) -> flow.Pool:
+    """The whole pool, made at the first call and kept in `out`."""
+    path = out / f"pool-{seed}.pt"
+    if not path.exists():
+        made = flow.pool(load_autoencoder(out), np.arange(flow.POOL), seed)
+        save_atomically({"latents": made.latents, "ids": made.ids}, path)
+    saved = torch.load(path, weights_only=True)
+    return flow.Pool(saved["latents"], saved["ids"])
+
+
+def tokenizer_stage(options: Options) -> None:
+    """Writes `out/tokenizer`."""
+    build().save_pretrained(options.out / "tokenizer")
+
+
+def autoencoder_stage(options: Options) -> None:
+    """Writes `out/autoencoder`."""
+    autoencoder.train(options.out, options.steps or 2800, options.seed)
+
+
+def flow_job(options: Options) -> Job:
+    """The flow stage with its evaluation and its early exports."""
+    nets = flow.networks(options.seed)
+    averages = flow.averaged(nets)
+    model = load_autoencoder(options.out)
+    rows = captions("heldout")
+
+    def watch(done: int) -> dict[str, object]:
+        if done % options.export_every == 0:
+            export(averages, model, SHIFT, options.assets / "shapes-sd3")
+        return dict(flow.strict(averages, model, rows, options.seed + 12345, SHIFT))
+
+    job = flow.job(nets, averages, load_pool(options.out, options.seed), options.steps or flow.STEPS, options.seed)
+    return replace(job, watch=watch, watch_every=options.watch_every)
+
+
+def flow_stage(options: Options) -> None:
+    """Trains `out/flow.pt`; exports early versions of the pipeline on the way."""
+    run(flow_job(options), options.out, "flow")
+
+
+def export_stage(options: Options) -> None:
+    """Writes the pipeline `assets/shapes-sd3` from `out/flow.pt`; an untrained one if there is none."""
+    averages = flow.averaged(flow.networks(options.seed))
+    path = options.out / "flow.pt"
+    if path.exists():
+        averages.load_state_dict(torch.load(path, weights_only=True)["averages"])
+    export(averages, load_autoencoder(options.out), SHIFT, options.assets / "shapes-sd3")
+
+
+STAGES: dict[str, Callable[[Options], None]] = {
+    "tokenizer": tokenizer_stage,
+    "autoencoder": autoencoder_stage,
+    "flow": flow_stage,
+    "export": export_stage,
+}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs the stages of the command line."""
+    parser = argparse.ArgumentParser(prog="python -m flowrl.shapes.pretrain", description=__doc__)
+    parser.add_argument("stages", nargs="*", choices=[*STAGES, []], default=list(STAGES), help="in this order")
+    parser.add_argument("--out", type=Path, required=True, help="folder of checkpoints and logs; a run resumes from it")
+    parser.add_argument("--assets", type=Path, required=True, help="folder that the shipped models are written to")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, help="of every stage that trains, instead of the stage's own number")
+    parser.add_argument("--watch-every", type=int, default=600, help="steps of `flow` between evaluations")
+    parser.add_argument("--export-every", type=int, default=1200, help="steps of `flow` between early exports")
+    parser.add_argument("--threads", type=int, default=2)
+    given = parser.parse_args(arguments)
+    torch.set_num_threads(given.threads)
+    options = Options(given.out, given.assets, given.seed, given.steps, given.watch_every, given.export_every)
+    options.out.mkdir(parents=True, exist_ok=True)
+    options.assets.mkdir(parents=True, exist_ok=True)
+    for stage in given.stages:
+        STAGES[stage](options)
+
+
+if __name__ == "__main__":
+    main()

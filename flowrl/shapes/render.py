@@ -1,0 +1,119 @@
+"""The renderer: a row of the world as a 64 x 64 picture.
+
+Coverage of a shape at a pixel is clip(0.5 - d, 0, 1), d the signed distance (in pixels) of the pixel's centre to its outline.
+"""
+
+from collections.abc import Sequence
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flowrl.shapes.world import COLORS, Row
+
+SIZE = 64
+PALETTE: dict[str, tuple[int, int, int]] = {
+    "red": (215, 40, 45),
+    "green": (40, 165, 65),
+    "blue": (45, 75, 215),
+    "yellow": (240, 200, 40),
+    "purple": (150, 50, 180),
+    "cyan": (60, 205, 220),
+}
+BACKGROUND = (232.0, 248.0)
+ARM = 0.36  # width of a cross's arm over its size
+GAP = 4.0  # pixels between two bounding boxes
+BORDER = 2.0  # pixels between a bounding box and the edge of the picture
+JITTER = 6.0  # half width of a colour's variation, of 255
+
+Image = NDArray[np.uint8]
+Box = tuple[float, float, float]  # centre x, centre y, size
+
+
+def outline(name: str, x: NDArray[np.float64], y: NDArray[np.float64], size: float) -> NDArray[np.float64]:
+    """Signed distance (negative inside) of points (x right, y down, from the centre of the box) to a shape of this size.
+
+    All shapes fill a `size` x `size` box, except that the triangle (point up) and the square are a little smaller.
+    """
+    half = size / 2
+    match name:
+        case "circle":
+            return np.hypot(x, y) - half
+        case "square":
+            return np.maximum(np.abs(x), np.abs(y)) - 0.9 * half
+        case "cross":
+            across = np.maximum(np.abs(x) - half, np.abs(y) - ARM * half)
+            return np.minimum(across, np.maximum(np.abs(y) - half, np.abs(x) - ARM * half))
+        case _:
+            # Sides of slope 2 from the apex (0, -half) to the corners (+-half, half).
+            side = (2 * np.abs(x) - (y + half)) / np.sqrt(5.0)
+            return np.maximum(side, y - half)
+
+
+def _sizes(total: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    low, high = (16.0, 20.0) if total <= 2 else (14.0, 17.0) if total == 3 else (13.0, 15.5)
+    return rng.uniform(low, high, total)
+
+
+def _place(sizes: NDArray[np.float64], relation: str | None, rng: np.random.Generator) -> list[Box]:
+    """Boxes clearly apart; of two, the second stands in `relation` to the first.
+
+    A relation's axis dominates: the offset along it is at least 1.25 times the offset across.
+    """
+    while True:
+        boxes: list[Box] = []
+        for size in sizes:
+            room = SIZE / 2 - BORDER - size / 2
+            x, y = SIZE / 2 + rng.uniform(-room, room, 2)
+            apart = (max(abs(x - a), abs(y - b)) >= (size + c) / 2 + GAP for a, b, c in boxes)
+            if not all(apart):
+                break
+            boxes.append((float(x), float(y), float(size)))
+        if len(boxes) == len(sizes) and (relation is None or _related(boxes, relation)):
+            return boxes
+
+
+def _related(boxes: Sequence[Box], relation: str) -> bool:
+    dx, dy = boxes[1][0] - boxes[0][0], boxes[1][1] - boxes[0][1]
+    along, across = (dx, dy) if relation in ("left of", "right of") else (dy, dx)
+    sign = -1 if relation in ("left of", "above") else 1
+    return sign * along >= 1.25 * abs(across)
+
+
+def _paint(canvas: NDArray[np.float64], name: str, box: Box, color: NDArray[np.float64]) -> None:
+    x, y, size = box
+    reach = size / 2 + 1
+    left, right = max(int(x - reach), 0), min(int(x + reach) + 2, SIZE)
+    top, bottom = max(int(y - reach), 0), min(int(y + reach) + 2, SIZE)
+    px = np.arange(left, right)[None, :] + 0.5 - x
+    py = np.arange(top, bottom)[:, None] + 0.5 - y
+    cover = np.clip(0.5 - outline(name, px, py, size), 0, 1)[..., None]
+    patch = canvas[top:bottom, left:right]
+    patch += cover * (color - patch)
+
+
+def render(row: Row, rng: np.random.Generator) -> Image:
+    """One picture [64, 64, 3] of a row: exactly the objects it includes, everything unspecified drawn at random.
+
+    The objects of one entry share a colour. Row's prompt is not read.
+    """
+    include = row["include"]
+    names = [e["class"] for e in include for _ in range(e["count"])]
+    chosen = [e.get("color", COLORS[rng.integers(len(COLORS))]) for e in include]
+    colors = [c for e, c in zip(include, chosen, strict=True) for _ in range(e["count"])]
+    relation = next((cast(str, e["position"][0]) for e in include if "position" in e), None)
+    canvas = np.full((SIZE, SIZE, 3), rng.uniform(*BACKGROUND))
+    for name, color, box in zip(names, colors, _place(_sizes(len(names), rng), relation, rng), strict=True):
+        _paint(canvas, name, box, np.array(PALETTE[color]) + rng.uniform(-JITTER, JITTER, 3))
+    return np.clip(np.rint(canvas), 0, 255).astype(np.uint8)
+
+
+def draw(rows: Sequence[Row], seed: int) -> tuple[NDArray[np.uint8], list[Row]]:
+    """Pictures [N, 64, 64, 3] of rows, and the rows; picture i depends on (seed, i, rows[i]) only.
+
+    Raises: ValueError if there are no rows.
+    """
+    if not rows:
+        raise ValueError("draw of no rows: give at least one row.")
+    images = [render(row, np.random.default_rng((seed, i))) for i, row in enumerate(rows)]
+    return np.stack(images), list(rows)

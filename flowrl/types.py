@@ -1,0 +1,197 @@
+"""The values that flow through flowrl, and the glossary of its names.
+
+sigma   noise level, 1 = noise, 0 = data
+u       guided network output; on the flow path the velocity v = x1 - x0
+noise   level of a step; z a standard normal draw
+prompt  one slot of the iteration's global list (P of them);  group  the leaves of one prompt (G);  leaf  an end of the plan
+node    a state of the plan (n);  edge  the step into a node (E recorded ones);  row  a state where a prediction is wanted (N)
+unit    one root's subtree of one slot: what sharding distributes
+old     the policy that sampled;  ref  the frozen reference
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from torch import Tensor, nn
+
+from flowrl.rewards.base import Samples, Scores, State
+from flowrl.samplers import Path, Plan, Rollout
+from flowrl.samplers.noise import Source
+
+__all__ = ["Advantage", "Batch", "Cond", "Credit", "Loss", "Method", "Objective", "Outcome", "Path", "Plan", "Policy", "Queries",
+           "Rollout", "Samples", "Scores", "State", "WeightSet"]
+
+
+class Cond(Protocol):
+    """Encoded prompts. Rows are taken by slot; negatives are stored once."""
+
+    def take(self, slots: Tensor) -> Cond: ...
+
+    def to(self, device: str) -> Cond: ...
+
+
+class Policy(Protocol):
+    """A model as flowrl sees it."""
+
+    path: Path
+    network: nn.Module
+
+    def encode(self, prompts: Sequence[str], guidance: float | None = None) -> Cond: ...
+
+    def predict(self, x: Tensor, sigma: Tensor, cond: Cond) -> Tensor: ...
+
+    def sigmas(self, steps: int) -> Tensor: ...
+
+    def latent_shape(self) -> tuple[int, ...]: ...
+
+    def decode(self, x0: Tensor) -> Tensor: ...
+
+    def lane(self, sigma: float) -> int: ...
+
+    def trainable(self) -> Sequence[tuple[str, nn.Parameter]]: ...
+
+    @property
+    def adapted(self) -> bool:
+        """True where an adapter is trained, so that `reference()` can switch it off."""
+        ...
+
+    def rows_that_fit(self) -> int:
+        """Rows of one training call that memory allows, by estimate."""
+        ...
+
+    def reference(self) -> AbstractContextManager[None]: ...
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a rollout earned, gathered over all processes. scores: name -> [P, L]; weights: name -> factor in the weighted sum."""
+
+    plan: Plan
+    scores: Mapping[str, Scores]
+    weights: Mapping[str, float]
+    prompts: Sequence[str]
+    metadata: Sequence[Mapping[str, Any]]
+    slots: Tensor
+    iteration: int
+    log_prob: Tensor | None = None
+    features: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Credit:
+    """advantage, weight, kl_weight: float32 [P, n], one entry a node (= the edge into it). Weight 0 drops an edge; shapes never change."""
+
+    advantage: Tensor
+    weight: Tensor
+    kl_weight: Tensor
+
+    def take(self, rows: Tensor) -> Credit:
+        return Credit(self.advantage[rows], self.weight[rows], self.kl_weight[rows])
+
+
+class Advantage(Protocol):
+    def init(self) -> State: ...
+
+    def apply(self, outcome: Outcome, state: State) -> tuple[Credit, State]: ...
+
+
+@dataclass(frozen=True)
+class Queries:
+    """Where an objective wants predictions (N rows) and what it makes of them (E edges), as indices into a rollout.
+
+    row_prompt, kept [N]: the state x[row_prompt, kept] of the rollout a row starts from.  sigma [N]: the level it is asked at.
+    key [N]: -1 takes the state as it is; k >= 0 re-noises it to sigma with the noise of key k.
+    old [N]: index of the recorded prediction u[row_prompt, old], -1 where there is none.
+    row [E]: the row of an edge.  child [E]: kept index of its end, -1 for forward-process objectives.
+    a, b, s [E]: the step's three numbers; delta [E]: sigma - sigma'.  advantage, weight, kl_weight [E]: credit, with the whole step's denominator in the weights.
+    slices: row indices of each network call, in order; block: the rollout's block each belongs to.
+    """
+
+    row_prompt: Tensor
+    kept: Tensor
+    sigma: Tensor
+    key: Tensor
+    old: Tensor
+    row: Tensor
+    child: Tensor
+    a: Tensor
+    b: Tensor
+    s: Tensor
+    delta: Tensor
+    advantage: Tensor
+    weight: Tensor
+    kl_weight: Tensor
+    slices: Sequence[Tensor]
+    block: Sequence[int]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One slice of Queries with its tensors formed. x [N, *d]; delta [E]: sigma - sigma'; x_next [E, *d]; u_old, x0, target [N, *d]
+    where they exist."""
+
+    x: Tensor
+    sigma: Tensor
+    slot: Tensor
+    row: Tensor
+    a: Tensor
+    b: Tensor
+    s: Tensor
+    advantage: Tensor
+    weight: Tensor
+    kl_weight: Tensor
+    delta: Tensor
+    x_next: Tensor | None = None
+    u_old: Tensor | None = None
+    x0: Tensor | None = None
+    target: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Loss:
+    """value: scalar to minimise, already divided by the step's denominator. metrics: name -> detached
+    scalar, summed over slices (names that end in max_abs: the largest)."""
+
+    value: Tensor
+    metrics: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+class Objective(Protocol):
+    needs: Sequence[str]
+    separable: bool
+
+    def queries(self, rollout: Rollout, credit: Credit, noise: Source) -> Queries: ...
+
+    def measure(self, batch: Batch, u: Mapping[str, Tensor]) -> Tensor: ...
+
+    def loss(self, batch: Batch, m: Tensor) -> Loss: ...
+
+
+@dataclass(frozen=True)
+class WeightSet:
+    """A named copy of the trainable weights. kind "frozen": as at the start; "ema": follows with decay(it); "copy": replaced when when(it)."""
+
+    kind: Literal["frozen", "ema", "copy"]
+    decay: Callable[[int], float] | None = None
+    when: Callable[[int], bool] | None = None
+
+
+@dataclass(frozen=True)
+class Method:
+    """A published method as a composition. plan_at(iteration, sigmas, slot) -> Plan; `updates` optimizer steps a rollout.
+
+    sample_from, export: the weight set that samples, and the one that is evaluated and saved.
+    """
+
+    plan_at: Callable[[int, Tensor, int], Plan]
+    advantage: Advantage
+    objective: Objective
+    weights: Mapping[str, WeightSet] = field(default_factory=dict)
+    sample_from: str = "current"
+    export: str = "current"
+    updates: int = 1
+    epochs: int = 1

@@ -1,0 +1,79 @@
+"""What every reward takes and returns. Imports torch and nothing else of flowrl."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+State = dict[str, Any]
+"""A component's own memory: plain data and tensors, passed in and returned, saved in every checkpoint."""
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Decoded leaves of one rollout: P prompts, L leaves each.
+
+    pixels: uint8 [P, L, H, W, 3], or [P, L, T, H, W, 3] for video.
+    scored: bool [P, L], True where this process owns the leaf; elsewhere pixels are undefined and the score stays invalid.
+    rival: long [L], leaves with equal numbers compete (groupwise rewards stay inside one class).
+
+    Raises: ValueError if dtypes or sizes do not fit together.
+    """
+
+    pixels: Tensor
+    prompts: Sequence[str]
+    metadata: Sequence[Mapping[str, Any]]
+    scored: Tensor
+    rival: Tensor
+    references: Sequence[Any] | None = None
+
+    def __post_init__(self) -> None:
+        shape = tuple(self.pixels.shape)
+        if self.pixels.dtype != torch.uint8 or len(shape) not in (5, 6) or shape[-1] != 3:
+            raise ValueError(
+                f"pixels are {self.pixels.dtype} {list(shape)}; give uint8 [P, L, H, W, 3], or [P, L, T, H, W, 3] for video "
+                "(float images in [0, 1]: (x * 255).round().clamp(0, 255).to(torch.uint8), channels last)"
+            )
+        if self.scored.dtype != torch.bool or tuple(self.scored.shape) != shape[:2]:
+            raise ValueError(f"scored is {self.scored.dtype} {list(self.scored.shape)}; give bool [P, L] = {list(shape[:2])}")
+        if not len(self.prompts) == len(self.metadata) == shape[0]:
+            raise ValueError(
+                f"there are pixels for {shape[0]} prompts, but {len(self.prompts)} prompts and {len(self.metadata)} metadata; "
+                "give one each"
+            )
+        if tuple(self.rival.shape) != shape[1:2]:
+            raise ValueError(
+                f"rival has shape {list(self.rival.shape)}; give [L] = {list(shape[1:2])}, zeros if all leaves compete"
+            )
+
+
+@dataclass(frozen=True)
+class Scores:
+    """values float32 [P, L]; valid bool [P, L]. What could not be scored is NaN and invalid, never 0."""
+
+    values: Tensor
+    valid: Tensor
+    parts: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+
+    def __post_init__(self) -> None:
+        if self.values.shape != self.valid.shape:
+            values, valid = list(self.values.shape), list(self.valid.shape)
+            raise ValueError(f"scores have shape {values} but valid has {valid}; both must be [P, L]")
+        if not torch.isfinite(self.values[self.valid]).all():
+            raise ValueError("a score marked valid is not finite; mark it invalid (NaN in values, False in valid)")
+
+
+@runtime_checkable
+class Reward(Protocol):
+    """A score for images. Higher is better."""
+
+    @property
+    def name(self) -> str: ...
+
+    def init(self) -> State: ...
+
+    def __call__(self, samples: Samples, state: State) -> tuple[Scores, State]: ...

@@ -1,0 +1,118 @@
+"""Any function of images as a reward."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .base import Samples, Scores, State
+
+Function = Callable[[np.ndarray, list[str], list[dict[str, Any]]], Any]
+"""f(images uint8 [N, (T,) H, W, 3], prompts, metadata) -> N floats, prompt-major; NaN or None where it could not score."""
+
+
+class RewardError(RuntimeError):
+    """A reward's own code raised; the cause is chained."""
+
+
+@dataclass(frozen=True)
+class Lifted:
+    """A plain function as a Reward. It sees the scored leaves only, prompt by prompt, as its own copies.
+
+    State: {"scored": n, "failed": n}, counts over the run. NaN and None count as failed and warn the first time.
+
+    Raises: RewardError if the function raises; TypeError if its result is not numbers; ValueError if their count is wrong or one
+    is infinite.
+    """
+
+    name: str
+    function: Function
+
+    def init(self) -> State:
+        return {"scored": 0, "failed": 0}
+
+    def __call__(self, samples: Samples, state: State) -> tuple[Scores, State]:
+        values = torch.full(samples.scored.shape, math.nan, dtype=torch.float32)
+        scored = samples.scored.cpu()
+        count = int(scored.sum())
+        if count:
+            values[scored] = self._numbers(self._call(samples, scored), count)
+        valid = scored & ~values.isnan()
+        failed = count - int(valid.sum())
+        if failed and not state["failed"]:
+            warnings.warn(
+                f"reward {self.name!r} could not score {failed} of {count} images (it returned NaN or None); "
+                "they are left out of the update, and further ones are counted without a warning",
+                stacklevel=2,
+            )
+        return Scores(values, valid), {"scored": state["scored"] + count, "failed": state["failed"] + failed}
+
+    def _call(self, samples: Samples, scored: Tensor) -> Any:
+        # one row of the mask is one prompt, so row-major order is prompt-major
+        owner = [int(p) for p in scored.nonzero()[:, 0]]
+        images = samples.pixels[samples.scored.to(samples.pixels.device)].cpu().numpy()
+        prompts = [samples.prompts[p] for p in owner]
+        metadata: list[dict[str, Any]] = [dict(samples.metadata[p]) for p in owner]
+        try:
+            return self.function(images, prompts, metadata)
+        except Exception as error:
+            raise RewardError(f"reward {self.name!r} failed on {len(owner)} images: {type(error).__name__}: {error}") from error
+
+    def _numbers(self, result: Any, count: int) -> Tensor:
+        numbers = _floats(self.name, result)
+        if len(numbers) != count:
+            raise ValueError(f"reward {self.name!r} returned {len(numbers)} scores for {count} images; return one number an image")
+        values = torch.tensor(numbers, dtype=torch.float64).to(torch.float32)
+        infinite = [int(index) for index in values.isinf().nonzero()]
+        if infinite:
+            raise ValueError(
+                f"reward {self.name!r} returned {numbers[infinite[0]]} for image {infinite[0]} of {count}, "
+                "which is infinite in float32; return a finite number, or NaN where it could not score"
+            )
+        return values
+
+
+def _floats(name: str, result: Any) -> list[float]:
+    return [_float(name, index, value) for index, value in enumerate(_list(name, result))]
+
+
+def _list(name: str, result: Any) -> list[Any]:
+    if isinstance(result, Tensor):
+        # numpy has no bfloat16
+        result = result.detach().cpu().to(torch.float64).numpy()
+    if isinstance(result, list | tuple):
+        values: list[Any] = list(result)  # pyright: ignore[reportUnknownArgumentType]
+        if len(values) == 2 and isinstance(values[1], dict):
+            raise TypeError(f"reward {name!r} returned a pair (scores, dict); return the scores alone")
+        return values
+    array = np.asarray(result)
+    if array.ndim == 0 or array.dtype.kind not in "biufO":
+        raise TypeError(f"reward {name!r} returned {_short(result)}; return a list, an array or a tensor of N numbers")
+    if array.ndim != 1:
+        raise ValueError(f"reward {name!r} returned an array of shape {list(array.shape)}; return shape [N], a number an image")
+    return array.tolist()
+
+
+def _float(name: str, index: int, value: Any) -> float:
+    if value is None:
+        return math.nan
+    try:
+        if isinstance(value, str | bytes):
+            raise TypeError("text is not a number, even if it looks like one")
+        return float(value)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise TypeError(
+            f"reward {name!r} returned {_short(value)} for image {index}; return a number, or NaN or None if it could not score"
+        ) from error
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return f"{text if len(text) <= 60 else text[:57] + '...'} ({type(value).__name__})"

@@ -1,0 +1,58 @@
+"""Which steps are stochastic at an iteration: pure functions, nothing to checkpoint, nothing to seed twice."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from .noise import uniform
+
+Strategy = Literal["progressive", "decay", "exp_decay"]
+
+
+def _dwell(strategy: Strategy, start: int, every: int, last: int, longest: int, shortest: int) -> int:
+    """How many iterations the window stays at `start`."""
+    if strategy == "decay":
+        return max(shortest, int(longest * (1 - start / last) + shortest * start / last))
+    if strategy == "exp_decay":
+        return math.ceil(every * math.exp(-0.1 * max(0, start - 13)))
+    return every
+
+
+def sliding(iteration: int, steps: int, size: int, every: int = 25, stride: int = 1, roll_back: bool = True, strategy: Strategy = "progressive",
+            longest: int = 10, shortest: int = 1, compat: str | None = None) -> range:
+    """MixGRPO's moving window: `size` of the `steps` trainable steps, moved by `stride` after it stood for a while.
+
+    progressive: `every` iterations at each place;  decay: from `longest` to `shortest`;  exp_decay: ceil(every exp(-0.1 max(0, start - 13))).
+    At the end the window returns to 0 (roll_back) or stays.
+
+    Raises: ValueError for a window that does not fit.
+    Source: MixGRPO (2507.21802) `GRPOTrainingStates`, where steps = sampling steps - 2.
+    Differs: the peer's window shrinks at the end and is empty at start = steps; ours keeps its size. compat="mixgrpo@e5cdd6a" is theirs.
+    """
+    if not 0 < size <= steps:
+        raise ValueError(f"a window of {size} steps does not fit into {steps} trainable steps; use a size from 1 to {steps}")
+    if stride < 1 or every < 1:
+        raise ValueError(f"a window with stride {stride} that stands {every} iterations never moves on; both must be at least 1")
+    if compat not in (None, "mixgrpo@e5cdd6a"):
+        raise ValueError(f'compat {compat!r} is unknown to sliding; it knows "mixgrpo@e5cdd6a"')
+    last = steps if compat else steps - size
+    start = stood = 0
+    for _ in range(iteration):
+        stood += 1
+        if stood >= _dwell(strategy, start, every, steps, longest, shortest):
+            stood, start = 0, start + stride
+            if start > last:
+                start = 0 if roll_back else last
+    return range(start, min(start + size, steps))
+
+
+def jumping(iteration: int, low: int, high: int, size: int, seed: int = 0) -> range:
+    """A window of `size` steps whose start is uniform in [low, high - size], drawn once an iteration and the same for every sample.
+
+    Source: Flow-GRPO-Fast (flow_grpo@9745241 pipelines).
+    Differs: the peer draws it per process and call, so members of one group may get different windows.
+    """
+    if not 0 <= low <= high - size or size < 1:
+        raise ValueError(f"no window of {size} steps fits into steps {low} to {high - 1}")
+    return range(start := low + int(uniform(seed, iteration, 0, 0, "window") * (high - size - low + 1)), start + size)
