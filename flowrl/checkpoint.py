@@ -1,7 +1,8 @@
 """Checkpoints that survive a kill, a full disk and a damaged file.
 
 checkpoints/000012/ holds state.pt and manifest.json (sha256 and size of each file, iteration, score). It is written under a hidden
-name, flushed and renamed, so a visible one is whole; the hash tells later damage. Hidden names are litter once no writer holds the lock.
+name, flushed and renamed, so a visible one is whole; the hash tells later damage. Hidden names are litter once no writer holds
+the lock.
 """
 
 from __future__ import annotations
@@ -23,11 +24,10 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import torch
-from torch import Tensor
 
 from flowrl.folder import sync
+from flowrl.storage import Sink, storable
 
-PLAIN = (bool, int, float, str, type(None))
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -38,38 +38,6 @@ class Entry:
     path: Path
     iteration: int
     score: float | None
-
-
-class _Sink:
-    """A file for torch.save that hashes and counts what passes, and keeps a failed write for later.
-
-    An exception inside torch's zip writer would end in its destructor; so the rest is counted and thrown away instead,
-    which also tells how many bytes were needed.
-    """
-
-    def __init__(self, file: BinaryIO) -> None:
-        self.file, self.hash, self.size = file, hashlib.sha256(), 0
-        self.error: OSError | None = None
-
-    def write(self, data: bytes) -> int:
-        count = memoryview(data).nbytes
-        self.size += count
-        if self.error is None:
-            self.hash.update(data)
-            try:
-                self.file.write(data)
-            except OSError as error:
-                self.error = error
-        return count
-
-    def flush(self) -> None:
-        """torch.save calls it; the real flush is checked after it."""
-
-    def close(self) -> None:
-        if self.error is not None:
-            raise self.error
-        self.file.flush()
-        os.fsync(self.file.fileno())
 
 
 def save(folder: Path | str, iteration: int, state: Mapping[str, Any], score: float | None, keep: int) -> Path:
@@ -83,7 +51,7 @@ def save(folder: Path | str, iteration: int, state: Mapping[str, Any], score: fl
     """
     if iteration < 0 or keep < 1:
         raise ValueError(f"a checkpoint needs iteration >= 0 and keep >= 1, got iteration {iteration} and keep {keep}.")
-    stored = _storable(state, "state")
+    stored = storable(state, "state")
     home = Path(folder) / "checkpoints"
     final, temporary = home / f"{iteration:06d}", home / f".new-{iteration:06d}-{uuid.uuid4().hex}"
     score = float(score) if score is not None and math.isfinite(score) else None
@@ -94,12 +62,16 @@ def save(folder: Path | str, iteration: int, state: Mapping[str, Any], score: fl
             _clean(home)
             temporary.mkdir()
             with (temporary / "state.pt").open("wb") as file:
-                sink = _Sink(file)
+                sink = Sink(file)
                 torch.save(stored, cast(BinaryIO, sink))
                 needed = sink.size
                 sink.close()
-            manifest = {"format": 1, "iteration": iteration, "score": score,
-                        "files": {"state.pt": {"sha256": sink.hash.hexdigest(), "size": sink.size}}}
+            manifest = {
+                "format": 1,
+                "iteration": iteration,
+                "score": score,
+                "files": {"state.pt": {"sha256": sink.hash.hexdigest(), "size": sink.size}},
+            }
             with (temporary / "manifest.json").open("w") as file:
                 json.dump(manifest, file, indent=2)
                 file.flush()
@@ -130,7 +102,9 @@ def load(path: Path | str) -> tuple[int, dict[str, Any]]:
     try:
         state = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a bad file
-        raise ValueError(f"state.pt cannot be read: {str(error).splitlines()[0] if str(error) else type(error).__name__}") from error
+        raise ValueError(
+            f"state.pt cannot be read: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+        ) from error
     return manifest["iteration"], state
 
 
@@ -244,32 +218,16 @@ def _prune(home: Path, written: Path, keep: int) -> None:
             shutil.rmtree(aside, ignore_errors=True)
 
 
-def _storable(value: Any, key: str) -> Any:
-    """The value with plain containers and detached tensors. Exact types: numpy's float64 is a float that torch.load refuses."""
-    if type(value) in PLAIN:
-        return value
-    if isinstance(value, Mapping):
-        bad = [k for k in value if type(k) not in PLAIN]
-        if bad:
-            raise TypeError(f"{key} has a key of type {type(bad[0]).__name__}: keys of a checkpoint are text or numbers.")
-        return {k: _storable(v, f"{key}[{k!r}]") for k, v in value.items()}
-    if type(value) in (list, tuple):
-        return type(value)(_storable(v, f"{key}[{i}]") for i, v in enumerate(value))
-    if type(value) in (Tensor, torch.nn.Parameter) and value.layout is torch.strided and not value.is_meta:
-        value = value.detach()
-        return value.clone() if value.untyped_storage().nbytes() > value.nbytes else value
-    raise TypeError(f"{key} is a {type(value).__module__}.{type(value).__name__}, which a checkpoint cannot hold: give tensors, numbers, "
-                    "text, None, and lists, tuples and dicts of them.")
-
-
 def _explained(error: OSError, home: Path, needed: int) -> OSError:
     if error.errno in FULL:
         try:
             free = f"{shutil.disk_usage(home).free} bytes are free"
         except OSError:
             free = "free space unknown"
-        text = (f"There is no room for a checkpoint in {home} ({error.strerror}): it needs {needed} bytes, {free}. Free space or lower run.keep, "
-                "then resume; the earlier checkpoints are untouched.")
+        text = (
+            f"There is no room for a checkpoint in {home} ({error.strerror}): it needs {needed} bytes, {free}. Free "
+            "space or lower run.keep, then resume; the earlier checkpoints are untouched."
+        )
     else:
         text = f"No checkpoint could be written to {home}: {error.strerror or error}. The earlier checkpoints are untouched."
     explained = OSError(text)

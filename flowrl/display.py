@@ -26,8 +26,8 @@ QUIET_COLOUR, ACCENT = "bright_black", "cyan"
 class Display:
     """Shows rows of metrics as they come. A value that is missing or None is not shown; nothing is written before the first row.
 
-    update(row): keys as in metrics.jsonl; "minutes_budget" adds a bar for the time, "minutes_elapsed" what of it is spent (a resumed
-    run's earlier sessions count; without it, this session alone).
+    update(row): keys as in metrics.jsonl; "minutes_budget" adds a bar for the time, "minutes_elapsed" says what of it is spent
+    (for a resumed run; without it, this session counts).
     """
 
     def __init__(self, total: int, title: str, quiet: bool = False, console: Console | None = None) -> None:
@@ -84,7 +84,7 @@ class Display:
 
     @property
     def eta(self) -> float | None:
-        """Seconds left: what the iterations still need at the pace of this session, or what is left of the budget if that is less."""
+        """Seconds left: what the iterations still need at this session's pace, or what is left of the budget if that is less."""
         if not self.seen:
             return None
         since = time.monotonic() - self.updated
@@ -97,8 +97,13 @@ class Display:
         parts = [f"[{self.done}/{self.total}]"]
         if "reward/mean" in self.row:
             parts.append("reward " + self._spread())
-        for key, name, form in (("heldout/score", "held-out", ".4f"), ("kl/mean", "kl", ".2e"), ("clip/fraction", "clip", ".1%"),
-                                ("grad/norm", "grad", ".3g"), ("seconds/total", "s", ".1f")):
+        for key, name, form in (
+            ("heldout/score", "held-out", ".4f"),
+            ("kl/mean", "kl", ".2e"),
+            ("clip/fraction", "clip", ".1%"),
+            ("grad/norm", "grad", ".3g"),
+            ("seconds/total", "s", ".1f"),
+        ):
             if key in self.row:
                 parts.append(f"{name} {self.row[key]:{form}}")
         if "ratio/first_max_abs" in self.row:
@@ -126,8 +131,15 @@ class Display:
         facts.add_column()
         for name, value in self._facts():
             facts.add_row(name, value)
-        return Panel(Group(bars, Text(), facts), title=f"[bold]{escape(self.title)}[/]", title_align="left", subtitle=clock,
-                     subtitle_align="right", border_style=QUIET_COLOUR, padding=(1, 2))
+        return Panel(
+            Group(bars, Text(), facts),
+            title=f"[bold]{escape(self.title)}[/]",
+            title_align="left",
+            subtitle=clock,
+            subtitle_align="right",
+            border_style=QUIET_COLOUR,
+            padding=(1, 2),
+        )
 
     def _facts(self) -> list[tuple[str, RenderableType]]:
         row = self.row
@@ -138,14 +150,27 @@ class Display:
             best = f"   best {row['reward/best']:.4f}" if "reward/best" in row else ""
             facts.append(("reward", Text.assemble((self._spread(), "bold"), best, "   ", (_spark(self.rewards), ACCENT))))
         if self.heldout:
-            facts.append(("held out", Text.assemble((f"{self.heldout[-1]:.4f}", "bold"), f"   best {max(self.heldout):.4f}   ",
-                                                    (_spark(self.heldout), ACCENT))))
+            facts.append(
+                (
+                    "held out",
+                    Text.assemble(
+                        (f"{self.heldout[-1]:.4f}", "bold"), f"   best {max(self.heldout):.4f}   ", (_spark(self.heldout), ACCENT)
+                    ),
+                )
+            )
         if self.ratio is not None:
             exact = self.ratio == 0
             said = "exact: rollout and replay agree" if exact else f"max |Δ log p| {self.ratio:.1e} before the first update"
             facts.append(("ratio check", Text(said, style="green" if exact else "yellow")))
-        update = [f"{name} {row[key]:{form}}" for key, name, form in
-                  (("kl/mean", "kl", ".2e"), ("clip/fraction", "clipped", ".1%"), ("grad/norm", "gradient norm", ".3g")) if key in row]
+        update = [
+            f"{name} {row[key]:{form}}"
+            for key, name, form in (
+                ("kl/mean", "kl", ".2e"),
+                ("clip/fraction", "clipped", ".1%"),
+                ("grad/norm", "gradient norm", ".3g"),
+            )
+            if key in row
+        ]
         if update:
             facts.append(("update", Text("   ".join(update))))
         stages = [f"{stage} {row[f'seconds/{stage}']:.1f}" for stage in STAGES if f"seconds/{stage}" in row]

@@ -1,4 +1,4 @@
-"""What a set of held-out scores says: means with intervals, and the paired gain. A NaN is an image that could not be scored, never 0.
+"""What held-out scores say: means with intervals, and the paired gain. A NaN is an image that could not be scored, never 0.
 
 The unit is the caption: images of one caption are averaged first (over those that could be scored), and captions are what is
 resampled, because images of one caption are not independent.
@@ -56,7 +56,9 @@ def gain(before: ArrayLike, after: ArrayLike, tasks: Sequence[str | None] | None
     """
     first, second = _caption_means(before), _caption_means(after)
     if first.shape != second.shape:
-        raise ValueError(f"gain is paired, but there are {len(first)} captions before and {len(second)} after: score the same captions.")
+        raise ValueError(
+            f"gain is paired, but there are {len(first)} captions before and {len(second)} after: score the same captions."
+        )
     difference = second - first
     if np.isnan(difference).all():
         raise ValueError("No caption could be scored both before and after: look at the reward's warnings.")

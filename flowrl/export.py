@@ -24,7 +24,7 @@ def save(policy: SD3Policy, folder: str | Path) -> Path:
 
 
 def save_lora(policy: SD3Policy, folder: str | Path) -> Path:
-    """`pipe.load_lora_weights(folder)` gives this policy's images: float32 weights, with rank, alpha and targets in the file's metadata.
+    """`pipe.load_lora_weights(folder)` then draws this policy's images: float32 weights, with rank, alpha and targets as metadata.
 
     The folder appears whole or not at all; one that is there is replaced.
 
@@ -59,8 +59,8 @@ def save_transformer(policy: SD3Policy, folder: str | Path) -> Path:
 def load_lora(policy: SD3Policy, folder: str | Path) -> None:
     """Put a saved adapter in the place of the policy's, bit for bit; rank, alpha and targets come from the file.
 
-    The adapter's parameters are new objects: load before the optimizer is built. To sample, `pipe.load_lora_weights(folder)` is enough;
-    at a half-precision base it rounds the weights to it, this does not.
+    The adapter's parameters are new objects: load before the optimizer is built. To sample, `pipe.load_lora_weights(folder)`
+    is enough; at a half-precision base it rounds the weights to it, this does not.
 
     Raises: ValueError where the folder holds no adapter, or at lora.rank 0.
     """
@@ -77,7 +77,8 @@ def load_lora(policy: SD3Policy, folder: str | Path) -> None:
     network.load_lora_adapter(weights, adapter_name=ADAPTER, metadata=metadata)
     float32(network)
     with torch.no_grad():  # once more: diffusers has loaded them in the base's dtype
-        set_peft_model_state_dict(network, {name.removeprefix("transformer."): p for name, p in weights.items()}, adapter_name=ADAPTER)
+        exact = {name.removeprefix("transformer."): p for name, p in weights.items()}
+        set_peft_model_state_dict(network, exact, adapter_name=ADAPTER)
     network.eval()
     for name, p in network.named_parameters():
         p.requires_grad_(f".{ADAPTER}." in name)

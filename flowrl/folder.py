@@ -66,8 +66,9 @@ def write_atomic(path: Path, data: bytes) -> Path:
         sync(path.parent)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise _sentence(error, f"{path} could not be written ({len(data)} bytes): {error.strerror}. Free space or choose another "
-                               "folder.") from error
+        raise _sentence(
+            error, f"{path} could not be written ({len(data)} bytes): {error.strerror}. Free space or choose another folder."
+        ) from error
     return path
 
 
@@ -97,8 +98,10 @@ class RunFolder:
         _no_file_in_the_way(path)
         held = [mark for mark in MARKS if _present(path / mark)]
         if held:
-            raise FileExistsError(f"{path} already holds a run ({', '.join(held)}): resume that run, choose another folder with "
-                                  "--set run.folder=..., or delete it first.")
+            raise FileExistsError(
+                f"{path} already holds a run ({', '.join(held)}): resume that run, choose another folder with "
+                "--set run.folder=..., or delete it first."
+            )
         _writable(path)
         return cls(path)
 
@@ -149,7 +152,9 @@ class RunFolder:
                     line = b"\n" + line
                 file.write(line)
         except OSError as error:
-            raise _sentence(error, f"{self.metrics} could not be appended to: {error.strerror}. Free space, then resume the run.") from error
+            raise _sentence(
+                error, f"{self.metrics} could not be appended to: {error.strerror}. Free space, then resume the run."
+            ) from error
 
     def rows(self) -> list[dict[str, Any]]:
         """All whole rows of metrics, in order; torn lines are skipped."""
@@ -161,7 +166,9 @@ class RunFolder:
             write_atomic(self.metrics, b"".join(line for row, line in self._lines() if row["iteration"] < iteration))
 
     def write_json(self, name: str, data: Mapping[str, Any]) -> Path:
-        return write_atomic(self.path / name, json.dumps(plain(data), indent=2, allow_nan=False, ensure_ascii=False).encode() + b"\n")
+        return write_atomic(
+            self.path / name, json.dumps(plain(data), indent=2, allow_nan=False, ensure_ascii=False).encode() + b"\n"
+        )
 
     def write_yaml(self, name: str, data: Mapping[str, Any]) -> Path:
         import yaml
@@ -196,7 +203,9 @@ def _present(path: Path) -> bool:
 def _no_file_in_the_way(path: Path) -> None:
     for part in (path, *path.parents):
         if part.is_file():
-            raise NotADirectoryError(f"{part} is a file, so {path} cannot be a run's folder: choose another folder or move the file.")
+            raise NotADirectoryError(
+                f"{part} is a file, so {path} cannot be a run's folder: choose another folder or move the file."
+            )
 
 
 def _writable(path: Path) -> None:
@@ -206,5 +215,8 @@ def _writable(path: Path) -> None:
         probe.write_bytes(b"flowrl")
         probe.unlink()
     except OSError as error:
-        raise _sentence(error, f"{path} cannot be written to ({error.strerror}): choose another folder with --set run.folder=... or "
-                               "change its permissions.") from error
+        raise _sentence(
+            error,
+            f"{path} cannot be written to ({error.strerror}): choose another folder with --set run.folder=... or "
+            "change its permissions.",
+        ) from error

@@ -37,10 +37,20 @@ def row(i: int, total: int, rng: np.random.Generator) -> dict[str, Any]:
     rise = 1 - math.exp(-3 * i / total)
     mean = 0.31 + 0.34 * rise + rng.normal(0, 0.015)
     out: dict[str, Any] = {
-        "iteration": i, "reward/mean": mean, "reward/std": 0.2 - 0.06 * rise, "reward/best": min(1.0, mean + 0.3 + rng.normal(0, 0.02)),
-        "ratio/first_max_abs": 0.0, "grad/norm": 0.4 + 0.3 * rise + abs(rng.normal(0, 0.06)), "clip/fraction": 0.02 + 0.06 * rise * rng.random(),
-        "kl/mean": 4e-4 * rise + abs(rng.normal(0, 1e-5)), "reward/zero_variance": float(rng.integers(0, 3)) / 8, "seconds/rollout": 4.1 + rng.normal(0, 0.2),
-        "seconds/decode": 0.4 + rng.normal(0, 0.02), "seconds/reward": 0.3 + rng.normal(0, 0.02), "seconds/train": 5.2 + rng.normal(0, 0.3)}
+        "iteration": i,
+        "reward/mean": mean,
+        "reward/std": 0.2 - 0.06 * rise,
+        "reward/best": min(1.0, mean + 0.3 + rng.normal(0, 0.02)),
+        "ratio/first_max_abs": 0.0,
+        "grad/norm": 0.4 + 0.3 * rise + abs(rng.normal(0, 0.06)),
+        "clip/fraction": 0.02 + 0.06 * rise * rng.random(),
+        "kl/mean": 4e-4 * rise + abs(rng.normal(0, 1e-5)),
+        "reward/zero_variance": float(rng.integers(0, 3)) / 8,
+        "seconds/rollout": 4.1 + rng.normal(0, 0.2),
+        "seconds/decode": 0.4 + rng.normal(0, 0.02),
+        "seconds/reward": 0.3 + rng.normal(0, 0.02),
+        "seconds/train": 5.2 + rng.normal(0, 0.3),
+    }
     out["seconds/total"] = sum(v for k, v in out.items() if k.startswith("seconds/"))
     if i % 10 == 0:
         score = 0.21 + 0.24 * rise + rng.normal(0, 0.02)
@@ -50,13 +60,24 @@ def row(i: int, total: int, rng: np.random.Generator) -> dict[str, Any]:
 
 CONFIG: dict[str, Any] = {
     "method": {"name": "mix_grpo", "args": {"window": 4, "level": 0.7}},
-    "policy": {"model": "shapes", "dtype": "float32", "steps": 10, "guidance": 1.0, "lora": {"rank": 32, "alpha": 64.0, "targets": None}},
-    "rewards": [{"name": "shapes:soft", "weight": 1.0}], "data": {"prompts": "shapes", "heldout": 0.1},
-    "optim": {"lr": 3e-4, "betas": [0.9, 0.999], "max_norm": 1.0}, "sizes": {"prompts": 8, "group": 12, "slice": None},
-    "run": {"name": "first light", "seed": 0, "iterations": 100, "keep": 2}}
+    "policy": {
+        "model": "shapes",
+        "dtype": "float32",
+        "steps": 10,
+        "guidance": 1.0,
+        "lora": {"rank": 32, "alpha": 64.0, "targets": None},
+    },
+    "rewards": [{"name": "shapes:soft", "weight": 1.0}],
+    "data": {"prompts": "shapes", "heldout": 0.1},
+    "optim": {"lr": 3e-4, "betas": [0.9, 0.999], "max_norm": 1.0},
+    "sizes": {"prompts": 8, "group": 12, "slice": None},
+    "run": {"name": "first light", "seed": 0, "iterations": 100, "keep": 2},
+}
 
 
-def make(path: Path, iterations: int = 100, *, finished: bool = True, images: bool = True, prompts: tuple[str, ...] = ()) -> RunFolder:
+def make(
+    path: Path, iterations: int = 100, *, finished: bool = True, images: bool = True, prompts: tuple[str, ...] = ()
+) -> RunFolder:
     """A run on made-up numbers. finished False: as if it was killed after half of its iterations."""
     rng = np.random.default_rng(0)
     folder = RunFolder.create(path)
@@ -71,17 +92,39 @@ def make(path: Path, iterations: int = 100, *, finished: bool = True, images: bo
         _images(folder, tasks, before, after, finished, prompts)
     if finished:
         first, last = summarise(before, tasks, 0), summarise(after, tasks, 0)
-        folder.write_json("result.json", {
-            "method": "mix_grpo", "model": "shapes", "seed": 0, "minutes": 18.4, "iterations": iterations, "before": first, "after": last,
-            "gain": gain(before, after, tasks), "judge": {"before": 24.1, "after": 24.6}, "diversity": {"before": 0.412, "after": 0.371},
-            "versions": {"flowrl": "0.1.0", "torch": "2.15.0", "python": "3.11.7"}, "folder": str(path)})
+        folder.write_json(
+            "result.json",
+            {
+                "method": "mix_grpo",
+                "model": "shapes",
+                "seed": 0,
+                "minutes": 18.4,
+                "iterations": iterations,
+                "before": first,
+                "after": last,
+                "gain": gain(before, after, tasks),
+                "judge": {"before": 24.1, "after": 24.6},
+                "diversity": {"before": 0.412, "after": 0.371},
+                "versions": {"flowrl": "0.1.0", "torch": "2.15.0", "python": "3.11.7"},
+                "folder": str(path),
+            },
+        )
     return folder
 
 
-def _images(folder: RunFolder, tasks: list[str | None], before: np.ndarray, after: np.ndarray, finished: bool, prompts: tuple[str, ...]) -> None:
+def _images(
+    folder: RunFolder, tasks: list[str | None], before: np.ndarray, after: np.ndarray, finished: bool, prompts: tuple[str, ...]
+) -> None:
     rng = np.random.default_rng(1)
-    texts = (*prompts, "a photo of a red circle and a blue square", "three triangles", "a green cross left of a yellow circle", "one purple square",
-             "a drawing of a cyan triangle above a red cross", "two blue circles")[:6]
+    texts = (
+        *prompts,
+        "a photo of a red circle and a blue square",
+        "three triangles",
+        "a green cross left of a yellow circle",
+        "one purple square",
+        "a drawing of a cyan triangle above a red cross",
+        "two blue circles",
+    )[:6]
     rows: list[dict[str, Any]] = []
     for side in ("before", "after"):
         (folder.samples / side).mkdir()

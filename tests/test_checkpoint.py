@@ -25,7 +25,11 @@ ROOT = Path(__file__).parents[1]
 
 
 def state(iteration: int) -> dict[str, Any]:
-    return {"iteration": iteration, "weights": torch.full((64, 64), float(iteration)), "nested": {"a": [1, (2.5, None), "x"], 3: True}}
+    return {
+        "iteration": iteration,
+        "weights": torch.full((64, 64), float(iteration)),
+        "nested": {"a": [1, (2.5, None), "x"], 3: True},
+    }
 
 
 def names(folder: Path) -> list[str]:
@@ -51,7 +55,9 @@ def test_state_dicts_of_modules_and_optimizers_are_accepted(tmp_path: Path) -> N
     optim = torch.optim.AdamW(net.parameters())
     net(torch.ones(1, 4)).sum().backward()
     optim.step()
-    checkpoint.save(tmp_path, 0, {"net": net.state_dict(), "live": OrderedDict(net.named_parameters()), "optim": optim.state_dict()}, None, 1)
+    checkpoint.save(
+        tmp_path, 0, {"net": net.state_dict(), "live": OrderedDict(net.named_parameters()), "optim": optim.state_dict()}, None, 1
+    )
     _, found, _ = checkpoint.load_latest(tmp_path)
     assert torch.equal(found["net"]["weight"], net.weight) and not found["live"]["weight"].requires_grad
     optim.load_state_dict(found["optim"])
@@ -62,14 +68,17 @@ def test_a_view_is_stored_without_the_rest_of_its_storage(tmp_path: Path) -> Non
     assert (path / "state.pt").stat().st_size < 20_000
 
 
-@pytest.mark.parametrize(("bad", "named"), [
-    ({"rng": {"numpy": np.zeros(3)}}, "state['rng']['numpy'] is a numpy.ndarray"),
-    ({"a": [1, {2, 3}]}, "state['a'][1] is a builtins.set"),
-    ({"s": np.float64(1.0)}, "state['s'] is a numpy.float64"),
-    ({"f": len}, "state['f'] is a builtins.builtin_function_or_method"),
-    ({"k": {(1, 2): 3}}, "state['k'] has a key of type tuple"),
-    ({"m": torch.empty(2, device="meta")}, "state['m'] is a torch.Tensor"),
-])
+@pytest.mark.parametrize(
+    ("bad", "named"),
+    [
+        ({"rng": {"numpy": np.zeros(3)}}, "state['rng']['numpy'] is a numpy.ndarray"),
+        ({"a": [1, {2, 3}]}, "state['a'][1] is a builtins.set"),
+        ({"s": np.float64(1.0)}, "state['s'] is a numpy.float64"),
+        ({"f": len}, "state['f'] is a builtins.builtin_function_or_method"),
+        ({"k": {(1, 2): 3}}, "state['k'] has a key of type tuple"),
+        ({"m": torch.empty(2, device="meta")}, "state['m'] is a torch.Tensor"),
+    ],
+)
 def test_what_could_not_be_loaded_safely_is_refused_by_name(tmp_path: Path, bad: dict[str, Any], named: str) -> None:
     checkpoint.save(tmp_path, 1, state(1), None, 1)
     with pytest.raises(TypeError) as caught:
@@ -158,7 +167,7 @@ def test_without_a_whole_checkpoint_a_sentence_says_so(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="There is no checkpoint in"):
         checkpoint.load_latest(tmp_path)
     cut_short(checkpoint.save(tmp_path, 1, state(1), None, 1))
-    with pytest.raises(FileNotFoundError, match="No checkpoint in .* is whole .*000001: state.pt has"):
+    with pytest.raises(FileNotFoundError, match=r"No checkpoint in .* is whole .*000001: state.pt has"):
         checkpoint.load_latest(tmp_path)
 
 
@@ -187,7 +196,9 @@ def test_a_reader_leaves_a_live_writers_files_alone(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
 @pytest.mark.parametrize("where", ["write", "fsync", "rename"])
-def test_a_full_disk_ends_with_a_sentence_and_no_litter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, where: str) -> None:
+def test_a_full_disk_ends_with_a_sentence_and_no_litter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, where: str
+) -> None:
     checkpoint.save(tmp_path, 1, state(1), None, 1)
 
     def full(*_: object) -> None:
@@ -213,7 +224,9 @@ def test_a_full_disk_ends_with_a_sentence_and_no_litter(tmp_path: Path, monkeypa
                         full()
                     return self.file.write(data)
 
-            patch.setattr(Path, "open", lambda p, mode="r", *a: Full(plain_open(p, mode, *a)) if "w" in mode else plain_open(p, mode, *a))
+            patch.setattr(
+                Path, "open", lambda p, mode="r", *a: Full(plain_open(p, mode, *a)) if "w" in mode else plain_open(p, mode, *a)
+            )
         else:
             patch.setattr({"fsync": os, "rename": Path}[where], where, full)
         with pytest.raises(OSError) as caught:
@@ -241,10 +254,14 @@ print(checkpoint.load_latest(sys.argv[1])[0])
 
 @pytest.mark.parametrize("kind", ["limit", "tmpfs"])
 def test_a_disk_that_is_really_full(tmp_path: Path, kind: str) -> None:
-    if kind == "tmpfs" and (os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "x", str(tmp_path)]).returncode):
+    if kind == "tmpfs" and (
+        os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "x", str(tmp_path)]).returncode
+    ):
         pytest.skip("needs to mount a small tmpfs")
     try:
-        done = subprocess.run([sys.executable, "-c", FILL, str(tmp_path), kind], capture_output=True, text=True, cwd=ROOT, timeout=60)
+        done = subprocess.run(
+            [sys.executable, "-c", FILL, str(tmp_path), kind], capture_output=True, text=True, cwd=ROOT, timeout=60
+        )
         left = names(tmp_path)
     finally:
         if kind == "tmpfs":

@@ -13,7 +13,7 @@ import pytest
 import torch
 from tiny import PROMPTS, save_sd3
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode, unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from flowrl.kernels import log_ratio, step
@@ -37,7 +37,7 @@ class Copies(TorchDispatchMode):
         super().__init__()
         self.seen: list[str] = []
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # noqa: ANN001, ANN204
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
         inputs = [a for a in args if isinstance(a, Tensor)]
         if isinstance(out, Tensor) and out.device.type == "cpu" and any(a.device.type != "cpu" for a in inputs):
@@ -58,11 +58,8 @@ def fake(module: nn.Module, device: str) -> None:
 
 def on(device: str, folder: Path, dtype: str) -> SD3Policy:
     """A policy with fake weights on a device; call it inside a FakeTensorMode."""
-    mode = torch._C._unset_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE)
-    try:
+    with unset_fake_temporarily():
         p = load_policy(PolicySpec(model=str(folder), dtype=dtype, guidance=4.5, max_sequence_length=8, lora=LoraSpec(rank=4)))
-    finally:
-        torch._C._set_dispatch_mode(mode)
     for module in (p.network, p.pipe.vae, p.pipe.text_encoder, p.pipe.text_encoder_2):
         fake(module, device)
     p.device = torch.device(device)
@@ -139,7 +136,7 @@ def test_a_planted_host_tensor_raises(folder: Path, plant: Callable[[SD3Policy],
     with FakeTensorMode():
         p = on(device, folder, "bfloat16")
         predict = plant(p)
-        with pytest.raises(RuntimeError, match="[Ss]ame device|different devices|device"):
+        with pytest.raises(RuntimeError, match="device"):
             loss(p, device, predict)
 
 
@@ -170,7 +167,7 @@ def test_a_planted_synchronisation_raises(folder: Path, wait: Callable[[Tensor],
 
     with FakeTensorMode():
         p = on("cuda", folder, "bfloat16")
-        with pytest.raises(DataDependentOutputException):
+        with pytest.raises((DataDependentOutputException, RuntimeError), match=r"local_scalar_dense|tolist"):
             loss(p, "cuda", waits)
 
 

@@ -43,7 +43,7 @@ def test_a_tasks_interval_depends_on_its_own_captions_only() -> None:
 
 
 def test_the_interval_is_the_normal_one_where_that_holds() -> None:
-    """Many captions: a percentile bootstrap has half width 1.96 std / sqrt(n); images of one caption do not count as independent."""
+    """Many captions: the half width is 1.96 std / sqrt(n); images of one caption do not count as independent."""
     rng = np.random.default_rng(0)
     means = rng.normal(2.0, 1.0, (2000, 1))
     found = summarise(np.repeat(means, 8, axis=1), [None] * 2000, seed=0)
@@ -100,16 +100,19 @@ def test_gain_by_task() -> None:
     assert math.isnan(found["tasks"]["b"]["standard_error"])
 
 
-@pytest.mark.parametrize(("act", "said"), [
-    (lambda: summarise([[NAN, NAN]], ["a"], 0), "None of the 2 held-out images could be scored"),
-    (lambda: summarise([0.5, 0.5], ["a", "a"], 0), r"shape \(2,\), expected \[captions, images\]"),
-    (lambda: summarise(np.zeros((3, 0)), [None] * 3, 0), r"shape \(3, 0\)"),
-    (lambda: summarise([[math.inf]], [None], 0), "hold an infinity"),
-    (lambda: summarise([[0.5]], ["a", "b"], 0), "got 1 captions but 2 tasks"),
-    (lambda: gain([[0.5]], [[0.5], [0.5]]), "1 captions before and 2 after"),
-    (lambda: gain([[NAN]], [[0.5]]), "No caption could be scored both before and after"),
-    (lambda: gain([[0.5]], [[0.5]], []), "got 1 captions but 0 tasks"),
-])
+@pytest.mark.parametrize(
+    ("act", "said"),
+    [
+        (lambda: summarise([[NAN, NAN]], ["a"], 0), "None of the 2 held-out images could be scored"),
+        (lambda: summarise([0.5, 0.5], ["a", "a"], 0), r"shape \(2,\), expected \[captions, images\]"),
+        (lambda: summarise(np.zeros((3, 0)), [None] * 3, 0), r"shape \(3, 0\)"),
+        (lambda: summarise([[math.inf]], [None], 0), "hold an infinity"),
+        (lambda: summarise([[0.5]], ["a", "b"], 0), "got 1 captions but 2 tasks"),
+        (lambda: gain([[0.5]], [[0.5], [0.5]]), "1 captions before and 2 after"),
+        (lambda: gain([[NAN]], [[0.5]]), "No caption could be scored both before and after"),
+        (lambda: gain([[0.5]], [[0.5]], []), "got 1 captions but 0 tasks"),
+    ],
+)
 def test_what_makes_no_number_is_refused_in_a_sentence(act: object, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         act()  # type: ignore[operator]

@@ -78,13 +78,37 @@ except PermissionError as error:
 
 def test_rows_hold_plain_numbers_and_null_for_what_is_none(tmp_path: Path) -> None:
     folder = RunFolder.create(tmp_path / "run")
-    folder.log({"iteration": 0, "a": torch.tensor(0.5), "b": float("nan"), "c": math.inf, "d": torch.tensor([1.0, float("nan")]),
-                "e": np.float32(2), "f": np.float64("nan"), "g": torch.tensor(3, dtype=torch.int64), "h": {"x": (1, None)}, "i": "ä",
-                "j": torch.tensor(1.5, dtype=torch.bfloat16, requires_grad=True), "k": True})
+    folder.log(
+        {
+            "iteration": 0,
+            "a": torch.tensor(0.5),
+            "b": float("nan"),
+            "c": math.inf,
+            "d": torch.tensor([1.0, float("nan")]),
+            "e": np.float32(2),
+            "f": np.float64("nan"),
+            "g": torch.tensor(3, dtype=torch.int64),
+            "h": {"x": (1, None)},
+            "i": "ä",
+            "j": torch.tensor(1.5, dtype=torch.bfloat16, requires_grad=True),
+            "k": True,
+        }
+    )
     assert text(folder).endswith("}\n") and text(folder).count("\n") == 1
     assert json.loads(text(folder), parse_constant=lambda c: pytest.fail(c)) == {
-        "iteration": 0, "a": 0.5, "b": None, "c": None, "d": [1.0, None], "e": 2.0, "f": None, "g": 3, "h": {"x": [1, None]}, "i": "ä",
-        "j": 1.5, "k": True}
+        "iteration": 0,
+        "a": 0.5,
+        "b": None,
+        "c": None,
+        "d": [1.0, None],
+        "e": 2.0,
+        "f": None,
+        "g": 3,
+        "h": {"x": [1, None]},
+        "i": "ä",
+        "j": 1.5,
+        "k": True,
+    }
 
 
 @pytest.mark.parametrize("iteration", [None, 1.5, "1", True])
@@ -163,7 +187,14 @@ def test_a_full_disk_while_logging_is_a_sentence(tmp_path: Path) -> None:
 
 def test_json_and_yaml_come_back_as_they_were(tmp_path: Path) -> None:
     folder = RunFolder.create(tmp_path / "run")
-    data = {"method": "mix_grpo", "betas": (0.9, 0.999), "none": None, "nan": float("nan"), "text": "ä: [x]", "n": {"b": 1, "a": Path("x")}}
+    data = {
+        "method": "mix_grpo",
+        "betas": (0.9, 0.999),
+        "none": None,
+        "nan": float("nan"),
+        "text": "ä: [x]",
+        "n": {"b": 1, "a": Path("x")},
+    }
     wanted = {**data, "betas": [0.9, 0.999], "nan": None, "n": {"b": 1, "a": "x"}}
     assert json.loads(folder.write_json("result.json", data).read_text()) == wanted
     loaded = yaml.safe_load(folder.write_yaml("run.yaml", data).read_text())

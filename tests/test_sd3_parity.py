@@ -1,4 +1,4 @@
-"""The SD3 adapter draws the pictures diffusers' own pipeline draws. The left side is that pipeline, in a process that never sees flowrl."""
+"""The SD3 adapter draws what diffusers' own pipeline draws. The left side is that pipeline, in a process that never sees flowrl."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from flowrl.samplers import chains, laws, rollout
 
 STEPS, TOKENS = 5, 8
 TOLERANCE = 1e-5  # float32 rounding of a 5-step loop and a decoder, on images in [0, 1]
-CASES = {"plain": ("static", 1.0, ""), "guided": ("static", 4.5, ""), "negative": ("static", 4.5, "a red square"), "dynamic": ("dynamic", 4.5, "")}
+CASES = {"plain": ("static", 1.0, ""), "guided": ("static", 4.5, ""), "negative": ("static", 4.5, "a red square"),
+         "dynamic": ("dynamic", 4.5, "")}
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +37,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def policy(world: Path, case: str, tokens: int = TOKENS) -> SD3Policy:
     model, guidance, negative = CASES[case]
-    return load_policy(PolicySpec(model=str(world / model), dtype="float32", guidance=guidance, negative=negative, max_sequence_length=tokens,
-                                  lora=LoraSpec(rank=4)))
+    return load_policy(PolicySpec(model=str(world / model), dtype="float32", guidance=guidance, negative=negative,
+                                  max_sequence_length=tokens, lora=LoraSpec(rank=4)))
 
 
 def final(p: SD3Policy, start: torch.Tensor, cond: Cond) -> torch.Tensor:
@@ -74,7 +75,8 @@ def test_the_smallest_level_is_shifted_twice(world: Path) -> None:
 
 def test_decode_equals_the_pipelines_bytes(world: Path) -> None:
     latents, images = np.load(world / "guided.latent.npy"), np.load(world / "guided.np.npy")
-    assert np.array_equal(policy(world, "guided").decode(torch.from_numpy(latents)).numpy(), (images * 255).round().astype(np.uint8))
+    pixels = policy(world, "guided").decode(torch.from_numpy(latents))
+    assert np.array_equal(pixels.numpy(), (images * 255).round().astype(np.uint8))
 
 
 class SwappedCond(Cond):
@@ -131,8 +133,8 @@ def another_negative(p: SD3Policy) -> None:
     p.encode = lambda prompts: Cond(**{**vars(right(prompts)), "negative_pooled": right(["a blue square"]).pooled})
 
 
-FAULTS: list[Callable[[SD3Policy], None]] = [wrong_sign, wrong_shift, single_shift, swapped_halves, dropped_vae_shift, dropped_vae_scale,
-                                             time_in_unit_interval, zero_based_guidance, another_negative]
+FAULTS: list[Callable[[SD3Policy], None]] = [wrong_sign, wrong_shift, single_shift, swapped_halves, dropped_vae_shift,
+                                             dropped_vae_scale, time_in_unit_interval, zero_based_guidance, another_negative]
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -159,8 +161,9 @@ def test_the_embedded_model_draws_the_pipelines_images(tmp_path: Path) -> None:
     p = load_policy(PolicySpec(dtype="float32", guidance=3.0, max_sequence_length=TOKENS))
     start = torch.randn(2, *p.latent_shape(), generator=torch.Generator().manual_seed(3))
     np.save(tmp_path / "start.npy", start.numpy())
+    call = {"prompt": list(PROMPTS), "guidance_scale": 3.0, "num_inference_steps": STEPS, "max_sequence_length": TOKENS}
     run_plain([{"model": str(embedded("shapes")), "out": str(tmp_path / "shapes"), "latents": str(tmp_path / "start.npy"),
-                "call": {"prompt": list(PROMPTS), "guidance_scale": 3.0, "num_inference_steps": STEPS, "max_sequence_length": TOKENS}}], tmp_path)
+                "call": call}], tmp_path)
     with torch.no_grad():
         ours = p.images(final(p, start, p.encode(PROMPTS))).numpy()
     assert np.abs(ours - np.load(tmp_path / "shapes.np.npy")).max() <= TOLERANCE

@@ -1,6 +1,6 @@
 """Tiny random models of the real classes, so that tests run the code paths of the large ones in seconds.
 
-Weights are scaled so that images have contrast, prompts matter and guidance changes the picture: a parity test on grey images proves nothing.
+Weights are scaled so that images have contrast, prompts matter and guidance shows: a parity test on grey images proves nothing.
 """
 
 from __future__ import annotations
@@ -56,24 +56,27 @@ def tokenizer() -> CLIPTokenizer:
 
 def text_encoder(vocab: int, hidden: int = 16) -> CLIPTextModelWithProjection:
     return CLIPTextModelWithProjection(CLIPTextConfig(
-        vocab_size=vocab, hidden_size=hidden, intermediate_size=32, projection_dim=hidden, num_hidden_layers=2, num_attention_heads=2,
-        max_position_embeddings=16, bos_token_id=0, eos_token_id=1, pad_token_id=1, initializer_range=0.5, initializer_factor=8.0))
+        vocab_size=vocab, hidden_size=hidden, intermediate_size=32, projection_dim=hidden, num_hidden_layers=2,
+        num_attention_heads=2, max_position_embeddings=16,
+        bos_token_id=0, eos_token_id=1, pad_token_id=1, initializer_range=0.5, initializer_factor=8.0))
 
 
 def sd3_scheduler(dynamic: bool = False) -> FlowMatchEulerDiscreteScheduler:
     return FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=dynamic)
 
 
-def sd3_pipeline(seed: int = 0, dual: bool = False, scheduler: FlowMatchEulerDiscreteScheduler | None = None) -> StableDiffusion3Pipeline:
-    """32 x 32 images from 4 x 8 x 8 latents, no T5. dual: a second attention in block 0, as SD3.5-medium. scheduler None: a static shift of 3."""
+def sd3_pipeline(seed: int = 0, dual: bool = False,
+                 scheduler: FlowMatchEulerDiscreteScheduler | None = None) -> StableDiffusion3Pipeline:
+    """32 x 32 images from 4 x 8 x 8 latents, no T5. dual: attn2 in block 0, as SD3.5-medium. scheduler None: shift 3."""
     with seeded(seed):
         words = tokenizer()
         transformer = SD3Transformer2DModel.from_config({**TRANSFORMER, "dual_attention_layers": (0,) if dual else ()})
         vae = AutoencoderKL(**VAE)
         first, second = text_encoder(len(words)), text_encoder(len(words))
         lively(transformer, vae)
-    pipe = StableDiffusion3Pipeline(transformer=transformer, scheduler=scheduler or sd3_scheduler(), vae=vae, text_encoder=first, tokenizer=words,
-                                    text_encoder_2=second, tokenizer_2=words, text_encoder_3=None, tokenizer_3=None)
+    pipe = StableDiffusion3Pipeline(
+        transformer=transformer, scheduler=scheduler or sd3_scheduler(), vae=vae, text_encoder=first, tokenizer=words,
+        text_encoder_2=second, tokenizer_2=words, text_encoder_3=None, tokenizer_3=None)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -124,5 +127,6 @@ def run_plain(cases: list[dict[str, object]], folder: Path) -> None:
     script.write_text(PLAIN)
     table.write_text(json.dumps(cases))
     env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    done = subprocess.run([sys.executable, str(script), str(table)], cwd=folder, env=env, capture_output=True, text=True, check=False)
+    command = [sys.executable, str(script), str(table)]
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]

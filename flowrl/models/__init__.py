@@ -36,7 +36,7 @@ def load_policy(source: PolicySpec | str | Path | DiffusionPipeline, device: str
     as they are. spec: the other settings, where `source` is not itself a spec.  seed: of a fresh adapter's initial values.
     Network and text encoders have spec.dtype; the autoencoder is float32, since half precision bands and overflows there.
 
-    Raises: ValueError for a missing folder, a folder that holds no pipeline, a family without an adapter, or a hub name that cannot be fetched.
+    Raises: ValueError for a missing folder, one that holds no pipeline, a family without adapter, a hub name out of reach.
     """
     if isinstance(source, PolicySpec):
         source, spec = source.model, source
@@ -83,7 +83,8 @@ def _load(model: str, dtype: torch.dtype) -> DiffusionPipeline:
     try:
         return getattr(diffusers, name).from_pretrained(where, dtype={"vae": torch.float32, "default": dtype}, **absent)
     except (OSError, ValueError) as error:
-        raise ValueError(f"model {model!r} could not be loaded as {name}: {_first_line(error)}; complete the folder or download it again") from error
+        raise ValueError(f"model {model!r} could not be loaded as {name}: {_first_line(error)}; "
+                         "complete the folder or download it again") from error
 
 
 def _family(name: str, what: str) -> None:
@@ -95,7 +96,8 @@ def _family(name: str, what: str) -> None:
 def _index(folder: Path) -> dict[str, object]:
     path = folder / "model_index.json"
     if not path.is_file():
-        raise ValueError(f"{folder} is no pipeline in diffusers format: it has no model_index.json; give the folder that save_pretrained wrote")
+        raise ValueError(f"{folder} is no pipeline in diffusers format: it has no model_index.json; "
+                         "give the folder that save_pretrained wrote")
     try:
         index = json.loads(path.read_text())
     except ValueError as error:
@@ -112,7 +114,7 @@ def _hub_index(model: str) -> dict[str, object]:
         return dict(DiffusionPipeline.load_config(model))
     except (OSError, ValueError) as error:
         raise ValueError(f"model {model!r} is no folder here and could not be fetched from the hub ({_first_line(error)}); "
-                         "check the name, go online and log in where the model is gated, or download it and give the folder") from error
+                         "check the name, go online and log in where the model is gated, or give a downloaded folder") from error
 
 
 def _first_line(error: Exception) -> str:

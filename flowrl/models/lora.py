@@ -19,8 +19,8 @@ ADAPTER = "default"
 def add_lora(network: nn.Module, spec: LoraSpec, targets: Sequence[str], seed: int) -> None:
     """Freeze `network` and give it a fresh adapter: W x + (alpha / r) B A x with B = 0, so it starts as the base.
 
-    A is Gaussian with std 1 / r from `seed`; the global generators are left alone. Its weights are float32 whatever the base's dtype
-    (peft casts the layer's input and output), because optimizer steps are below bfloat16's resolution.
+    A is Gaussian with std 1 / r from `seed`; the global generators are left alone. Its weights are float32 whatever the base's
+    dtype (peft casts the layer's input and output), because optimizer steps are below bfloat16's resolution.
 
     Raises: ValueError for a target that names no linear layer.
     Source: the configuration of flow_grpo, `scripts/train_sd3.py` (r 32, alpha 64, init_lora_weights="gaussian").
@@ -37,7 +37,7 @@ def add_lora(network: nn.Module, spec: LoraSpec, targets: Sequence[str], seed: i
 
 
 def float32(network: nn.Module) -> None:
-    """Adapter weights to float32, as peft's own get_peft_model does; add_adapter and load_lora_adapter leave them in the base's dtype."""
+    """Adapter weights to float32, as get_peft_model does; add_adapter and load_lora_adapter leave them in the base's."""
     from peft.tuners.tuners_utils import cast_adapter_dtype
 
     cast_adapter_dtype(network, ADAPTER)
@@ -47,8 +47,8 @@ def float32(network: nn.Module) -> None:
 def without_adapters(network: nn.Module) -> Iterator[None]:
     """The base alone, bitwise.
 
-    Differs: diffusers' disable_adapters() also clears requires_grad and enabling sets it again; here only the switch of each layer moves,
-    so hooks and sharding see no change.
+    Differs: diffusers' disable_adapters() also clears requires_grad and enabling sets it again; here only the switch of each
+    layer moves, so hooks and sharding see no change.
     """
     from peft.tuners.tuners_utils import BaseTunerLayer
 
@@ -69,4 +69,5 @@ def _check(network: nn.Module, targets: Sequence[str]) -> None:
         if not any(name == target or name.endswith(f".{target}") for name in names):
             short = sorted({re.sub(r"^.*\.\d+\.(?=\D)", "", name) for name in names})
             near = get_close_matches(target, short, n=5, cutoff=0.3) or short[:5]
-            raise ValueError(f"lora.targets: {target!r} names no linear layer of {type(network).__name__}; nearest: {', '.join(near)}")
+            raise ValueError(f"lora.targets: {target!r} names no linear layer of {type(network).__name__}; "
+                             f"nearest: {', '.join(near)}")

@@ -15,7 +15,7 @@ Encoding = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Cond:
-    """embeds [N, T, D] and pooled [N, E] of N prompts; the negative prompt once, [1, T, D] and [1, E], where guidance > 1, else None."""
+    """embeds [N, T, D] and pooled [N, E] of N prompts; the negative once, [1, T, D] and [1, E], where guidance > 1, else None."""
 
     embeds: Tensor
     pooled: Tensor
@@ -49,7 +49,7 @@ class Cond:
 class PromptStore:
     """Keeps encodings by text on the CPU, the latest `limit` bytes of them; all of them once it is closed.
 
-    Each prompt is encoded on its own, never in a batch: its bits then do not depend on which prompts came with it, nor on a restart.
+    Each prompt is encoded on its own, never in a batch: its bits then depend neither on its company nor on a restart.
     """
 
     def __init__(self, encode: Callable[[str], Encoding], limit: int = 4 << 30) -> None:

@@ -1,4 +1,4 @@
-"""Stable Diffusion 3 and 3.5 (and the embedded shapes model): a flow, static or resolution-dependent shift, concatenated guidance."""
+"""Stable Diffusion 3 and 3.5, and the embedded shapes model: a flow, static or dynamic shift, guidance in one doubled batch."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ from .prompts import Cond, Encoding, PromptStore
 if TYPE_CHECKING:
     from diffusers import StableDiffusion3Pipeline
 
-TARGETS = ("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0", "attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out")
-"""Joint attention of both streams. Source: flow_grpo `scripts/train_sd3.py`; the second attention (attn2) of SD3.5-medium is not among them."""
+TARGETS = ("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0",
+           "attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out")
+"""Joint attention of both streams; not the second attention (attn2) of SD3.5-medium. Source: flow_grpo `scripts/train_sd3.py`."""
 DECODE_PIXELS = 2**21  # pixels a decoder call: 8 images of 512 x 512, about 3 GB of float32 activations
 
 
 class SD3Policy:
     """A StableDiffusion3Pipeline as a policy: u = v on the flow path, latents [C, H / 8, W / 8].
 
-    network: what predict calls; a wrapper (DDP, compile) may be put in its place. pipe: the pipeline it came from, always usable as such.
+    network: what predict calls; a wrapper (DDP, compile) may be put in its place. pipe: the pipeline it came from, still usable.
     """
 
     path = paths.flow
@@ -91,7 +92,9 @@ class SD3Policy:
         return uncond + cond.guidance * (text - uncond)
 
     def _call(self, x: Tensor, time: Tensor, embeds: Tensor, pooled: Tensor) -> Tensor:
-        return self.network(hidden_states=x, timestep=time, encoder_hidden_states=embeds, pooled_projections=pooled, return_dict=False)[0].float()
+        answer = self.network(hidden_states=x, timestep=time, encoder_hidden_states=embeds, pooled_projections=pooled,
+                              return_dict=False)
+        return answer[0].float()
 
     def lane(self, sigma: float) -> int:
         """One network, guided alike at every level."""
@@ -115,7 +118,7 @@ class SD3Policy:
     def rows_that_fit(self) -> int:
         """Rows of one training call that free device memory allows, at most 32.
 
-        By estimate: a block keeps about 34 values of a token's width for backward, with checkpointing 2 and one block's 34 at a time.
+        By estimate: a block keeps about 34 values of a token's width for backward, with checkpointing 2 and one block's 34 at once.
         """
         if self.device.type != "cuda":
             return 32
@@ -123,7 +126,8 @@ class SD3Policy:
         _, height, width = self.latent_shape()
         tokens = (height // config.patch_size) * (width // config.patch_size) + 77 + self.spec.max_sequence_length
         values = 2 * config.num_layers + 34 if self.spec.checkpointing else 34 * config.num_layers
-        row = tokens * config.num_attention_heads * config.attention_head_dim * values * self.dtype.itemsize * (2 if self.spec.guidance > 1 else 1)
+        width = config.num_attention_heads * config.attention_head_dim
+        row = tokens * width * values * self.dtype.itemsize * (2 if self.spec.guidance > 1 else 1)
         return max(1, min(32, int(0.7 * torch.cuda.mem_get_info(self.device)[0] / row)))
 
     @contextmanager
@@ -133,7 +137,7 @@ class SD3Policy:
         Raises: ValueError at lora.rank 0, where the base itself has been trained.
         """
         if not self.spec.lora.rank:
-            raise ValueError("reference() switches adapters off, and at lora.rank 0 there is none; keep a frozen weight set instead")
+            raise ValueError("reference() switches adapters off, and at lora.rank 0 there is none; keep a frozen weight set")
         with without_adapters(self.pipe.transformer):
             yield
 
@@ -145,8 +149,8 @@ class SD3Policy:
     def sigmas(self, steps: int) -> Tensor:
         """float64 [steps + 1], 1 down to 0: the levels the pipeline visits, exactly (values are float32's).
 
-        With a static shift the scheduler shifts its smallest level twice, so the last real level is tiny (10 steps, shift 3: 0.0089);
-        with use_dynamic_shifting mu is linear in the number of image tokens.
+        With a static shift the scheduler shifts its smallest level twice, so the last real level is tiny (10 steps, shift 3:
+        0.0089); with use_dynamic_shifting mu is linear in the number of image tokens.
 
         Raises: ValueError below 1 step, or for a scheduler that is not a plain falling flow.
         """

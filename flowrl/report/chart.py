@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
+from itertools import pairwise
 
 POINTS = 160  # hover targets and vertices a chart: more than pixels is waste
 
 
 @dataclass(frozen=True)
 class Series:
-    """Points to join. low, high: a band around them. tone: one of the colours of the style sheet (accent, second, before, t0..t3)."""
+    """Points to join. low, high: a band around them. tone: a colour of the style sheet (accent, second, before, t0..t3)."""
 
     name: str
     x: Sequence[float]
@@ -64,7 +65,7 @@ def labels(values: Sequence[float]) -> list[str]:
     largest = max(map(abs, values), default=0.0)
     if largest and (largest < 1e-3 or largest >= 1e6):
         return [number(v) for v in values]
-    step = min((b - a for a, b in zip(values, values[1:], strict=False)), default=largest) or 1.0
+    step = min((b - a for a, b in pairwise(values)), default=largest) or 1.0
     decimals = next((d for d in range(6) if abs(round(step, d) - step) < 1e-9 + step * 1e-6), 6)
     return [f"{v:,.{decimals}f}" for v in values]
 
@@ -133,7 +134,9 @@ def marks(f: Frame, series: Series) -> str:
     """The band, the line and the dots of a series."""
     drawn: list[str] = []
     if series.low is not None and series.high is not None:
-        ends = [(x, lo, hi) for x, lo, hi in zip(series.x, series.low, series.high, strict=True) if lo is not None and hi is not None]
+        ends = [
+            (x, lo, hi) for x, lo, hi in zip(series.x, series.low, series.high, strict=True) if lo is not None and hi is not None
+        ]
         if series.dots:
             stems = "".join(f"M{f.x(x):.1f},{f.y(lo):.1f}V{f.y(hi):.1f}" for x, lo, hi in ends)
             drawn.append(f'<path class="whisker {series.tone}" d="{stems}"/>')
@@ -147,18 +150,29 @@ def marks(f: Frame, series: Series) -> str:
     return "".join(drawn)
 
 
-def lines(title: str, unit: str, series: Sequence[Series], levels: Sequence[Level] = (), *, floor: float | None = None,
-          wide: bool = False, note: str = "") -> str:
+def lines(
+    title: str,
+    unit: str,
+    series: Sequence[Series],
+    levels: Sequence[Level] = (),
+    *,
+    floor: float | None = None,
+    wide: bool = False,
+    note: str = "",
+) -> str:
     """A chart of one or more series over the iterations. unit: what the y axis counts."""
+    # Thinned points lie inside the first and last iteration; the axis shows those.
+    whole = frame(series)
     series = [thin(s) for s in series]
-    f = frame(series, levels, floor)
+    f = replace(frame(series, levels, floor), x0=whole.x0, x1=whole.x1)
     drawn = "".join(marks(f, s) for s in reversed(series))
     drawn += "".join(f'<path class="level {v.tone}" d="M0,{f.y(v.y):.1f}H1000"/>' for v in levels)
     told = {x: [_said(s, x) for s in series if x in set(s.x)] for x in sorted({x for s in series for x in s.x})}
     spots = {x: [(s.tone, f.y(y)) for s in series for a, y in zip(s.x, s.y, strict=True) if a == x] for x in told}
     keys = [(s.tone, s.name) for s in series] + [(v.tone + " dash", f"{v.name} {number(v.y)}") for v in levels]
-    summary = "; ".join(f"{s.name} from {number(s.y[0])} at iteration {s.x[0]:.0f} to {number(s.y[-1])} at iteration {s.x[-1]:.0f}"
-                        for s in series)
+    summary = "; ".join(
+        f"{s.name} from {number(s.y[0])} at iteration {s.x[0]:.0f} to {number(s.y[-1])} at iteration {s.x[-1]:.0f}" for s in series
+    )
     return figure(title, unit, f, drawn, _hits(f, told, spots), keys, summary, number(series[0].y[-1]), wide=wide, note=note)
 
 
@@ -175,21 +189,38 @@ def stack(title: str, unit: str, x: Sequence[float], parts: Sequence[tuple[str, 
     spots = {a: [("ink", f.y(tops[-1][i]))] for i, a in enumerate(x)}
     shares = ", ".join(f"{s.name} {number(sum(s.y) / len(s.y))}" for s in thinned)
     keys = [(s.tone, s.name) for s in thinned]
-    return figure(title, unit, f, drawn, _hits(f, told, spots), keys, f"mean {unit} an iteration: {shares}", number(tops[-1][-1]), wide=wide)
+    return figure(
+        title, unit, f, drawn, _hits(f, told, spots), keys, f"mean {unit} an iteration: {shares}", number(tops[-1][-1]), wide=wide
+    )
 
 
-def figure(title: str, unit: str, f: Frame, drawn: str, hits: str, keys: Sequence[tuple[str, str]], summary: str, now: str, *,
-           wide: bool = False, note: str = "") -> str:
+def figure(
+    title: str,
+    unit: str,
+    f: Frame,
+    drawn: str,
+    hits: str,
+    keys: Sequence[tuple[str, str]],
+    summary: str,
+    now: str,
+    *,
+    wide: bool = False,
+    note: str = "",
+) -> str:
     ys, xs = ticks(f.y0, f.y1), [v for v in ticks(f.x0, f.x1, 5) if v == int(v)]
     grid = "".join(f'<path class="grid" d="M0,{f.y(v):.1f}H1000"/>' for v in ys)
     left = "".join(f'<span style="top:{f.y(v) / 10:.2f}%">{escape(t)}</span>' for v, t in zip(ys, labels(ys), strict=True))
     foot = "".join(f'<span style="left:{f.x(v) / 10:.2f}%">{v:.0f}</span>' for v in xs)
     legend = "".join(f'<li><i class="key {tone}"></i>{escape(name)}</li>' for tone, name in keys)
-    return (f'<figure class="chart{" wide" if wide else ""}"><figcaption><b>{escape(title)}</b><span class="now">{escape(now)}</span>'
-            f'</figcaption><div class="unit">{escape(unit)}</div><div class="plot" role="img" aria-label="{escape(title)}: {escape(summary)}">'
-            f'<div class="ys" aria-hidden="true">{left}</div><svg viewBox="0 0 1000 1000" preserveAspectRatio="none" aria-hidden="true">'
-            f'{grid}{drawn}</svg><div class="hits" aria-hidden="true">{hits}</div></div><div class="xs" aria-hidden="true">{foot}</div>'
-            f'<div class="xname">iteration</div><ul class="legend">{legend}</ul>{f"<p>{escape(note)}</p>" if note else ""}</figure>')
+    return (
+        f'<figure class="chart{" wide" if wide else ""}"><figcaption><b>{escape(title)}</b><span class="now">{escape(now)}</span>'
+        f'</figcaption><div class="unit">{escape(unit)}</div>'
+        f'<div class="plot" role="img" aria-label="{escape(title)}: {escape(summary)}">'
+        f'<div class="ys" aria-hidden="true">{left}</div>'
+        f'<svg viewBox="0 0 1000 1000" preserveAspectRatio="none" aria-hidden="true">'
+        f'{grid}{drawn}</svg><div class="hits" aria-hidden="true">{hits}</div></div><div class="xs" aria-hidden="true">{foot}</div>'
+        f'<div class="xname">iteration</div><ul class="legend">{legend}</ul>{f"<p>{escape(note)}</p>" if note else ""}</figure>'
+    )
 
 
 def _said(series: Series, x: float) -> str:
@@ -202,7 +233,7 @@ def _said(series: Series, x: float) -> str:
 def _hits(f: Frame, told: dict[float, list[str]], spots: dict[float, list[tuple[str, float]]]) -> str:
     """One invisible column a point, half way to its neighbours, that shows a guide, dots and the values."""
     places = [f.x(x) / 10 for x in told]
-    edges = [0.0, *((a + b) / 2 for a, b in zip(places, places[1:], strict=False)), 100.0]
+    edges = [0.0, *((a + b) / 2 for a, b in pairwise(places)), 100.0]
     out: list[str] = []
     for i, (x, said) in enumerate(told.items()):
         width = max(edges[i + 1] - edges[i], 0.01)
@@ -210,6 +241,8 @@ def _hits(f: Frame, told: dict[float, list[str]], spots: dict[float, list[tuple[
         dots = "".join(f'<i class="{tone}" style="left:{at:.1f}%;top:{y / 10:.2f}%"></i>' for tone, y in spots[x])
         text = "".join(f"<span>{escape(s)}</span>" for s in said)
         side = " r" if places[i] > 50 else ""
-        out.append(f'<div style="left:{edges[i]:.2f}%;width:{width:.2f}%"><u style="left:{at:.1f}%"></u>{dots}'
-                   f'<p class="tip{side}" style="--at:{at:.1f}%"><b>iteration {x:.0f}</b>{text}</p></div>')
+        out.append(
+            f'<div style="left:{edges[i]:.2f}%;width:{width:.2f}%"><u style="left:{at:.1f}%"></u>{dots}'
+            f'<p class="tip{side}" style="--at:{at:.1f}%"><b>iteration {x:.0f}</b>{text}</p></div>'
+        )
     return "".join(out)

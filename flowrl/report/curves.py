@@ -18,14 +18,24 @@ def curves(run: Run) -> tuple[str, list[str]]:
         high = [None if a not in std else m + std[a] for a, m in zip(x, mean, strict=True)]
         best = run.series("reward/best")
         others = [Series("best", *best, tone="second")] if best[0] else []
-        charts.append(chart.lines("Reward in training", "reward, mean ± std", [Series("mean", x, mean, low, high), *others], wide=True))
+        charts.append(
+            chart.lines("Reward in training", "reward, mean ± std", [Series("mean", x, mean, low, high), *others], wide=True)
+        )
     else:
         absent.append("reward/mean")
     charts += _heldout(run, absent)
-    singles = (("kl/mean", "Distance from the reference", "KL divergence, nats", ""), ("clip/fraction", "Clipped", "share of edges", ""),
-               ("grad/norm", "Gradient norm", "before clipping", ""),
-               ("ratio/first_max_abs", "Ratio check", "max |Δ log p| before the update", "0 is exact: the trainer replays the sampler bit for bit."),
-               ("reward/zero_variance", "Groups without contrast", "share of groups with equal scores", ""))
+    singles = (
+        ("kl/mean", "Distance from the reference", "KL divergence, nats", ""),
+        ("clip/fraction", "Clipped", "share of edges", ""),
+        ("grad/norm", "Gradient norm", "before clipping", ""),
+        (
+            "ratio/first_max_abs",
+            "Ratio check",
+            "max |Δ log p| before the update",
+            "0 is exact: the trainer replays the sampler bit for bit.",
+        ),
+        ("reward/zero_variance", "Groups without contrast", "share of groups with equal scores", ""),
+    )
     for key, title, unit, note in singles:
         x, y = run.series(key)
         if x:
@@ -33,13 +43,22 @@ def curves(run: Run) -> tuple[str, list[str]]:
         else:
             absent.append(key)
     if any((lost := run.series("reward/invalid"))[1]):
-        charts.append(chart.lines("Could not be scored", "share of images", [Series("reward/invalid", *lost, tone="second")], floor=0.0,
-                                  note="These images take no part in training; see the log for the reward's reason."))
+        charts.append(
+            chart.lines(
+                "Could not be scored",
+                "share of images",
+                [Series("reward/invalid", *lost, tone="second")],
+                floor=0.0,
+                note="These images take no part in training; see the log for the reward's reason.",
+            )
+        )
     seconds = [(name, dict(zip(*run.series(f"seconds/{name}"), strict=True))) for name in STAGES]
     seconds = [(name, found) for name, found in seconds if found]
     if seconds:
         x = sorted({a for _, found in seconds for a in found})
-        charts.append(chart.stack("Time by stage", "seconds", x, [(name, [found.get(a, 0.0) for a in x]) for name, found in seconds]))
+        charts.append(
+            chart.stack("Time by stage", "seconds", x, [(name, [found.get(a, 0.0) for a in x]) for name, found in seconds])
+        )
     else:
         absent.append("seconds/*")
     return f'<div class="charts">{"".join(charts)}</div>' if charts else "", absent
@@ -51,7 +70,11 @@ def _heldout(run: Run, absent: list[str]) -> list[str]:
         absent.append("heldout/score")
         return []
     low, high = (dict(zip(*run.series(f"heldout/{k}"), strict=True)) for k in ("low", "high"))
-    series = Series("held-out", x, y, [low.get(a) for a in x], [high.get(a) for a in x], dots=True)
-    levels = [Level(name, v, t) for name, t in (("before", "before"), ("after", "accent")) if (v := score(run.result.get(name))[0]) is not None]
+    series = Series("held-out", x, y, [low.get(a) for a in x], [high.get(a) for a in x], dots=len(x) <= 40)
+    levels = [
+        Level(name, v, t)
+        for name, t in (("before", "before"), ("after", "accent"))
+        if (v := score(run.result.get(name))[0]) is not None
+    ]
     note = "Points: the quick evaluation during training. Dashed: all held-out prompts." if levels else ""
     return [chart.lines("Held-out score", "score, 95 % interval", [series], levels, wide=True, note=note)]

@@ -16,7 +16,7 @@ STAGES = ("rollout", "decode", "reward", "train")
 
 @dataclass(frozen=True)
 class Pair:
-    """One held-out image before and after. A file is None if it is not there; a score is None if there is none."""
+    """One held-out image before and after. A file is None if it is not there or not yet made; a score is None if there is none."""
 
     prompt: str
     task: str | None
@@ -110,7 +110,7 @@ def _pairs(path: Path, missing: list[str]) -> list[Pair]:
         missing.append("There is no samples/index.jsonl, so images before and after cannot be set side by side.")
         return []
     pairs: list[Pair] = []
-    broken = 0
+    lost = broken = 0
     for line in index.read_text(errors="replace").splitlines():
         try:
             row = table(json.loads(line))
@@ -119,11 +119,14 @@ def _pairs(path: Path, missing: list[str]) -> list[Pair]:
             continue
         before, after = table(row.get("before")), table(row.get("after"))
         task = row.get("task")
-        pairs.append(Pair(str(row.get("prompt", "")), None if task is None else str(task), _inside(path, before.get("file")),
-                          _inside(path, after.get("file")), number(before.get("score")), number(after.get("score"))))
-    lost = sum((p.before is None) + (p.after is None) for p in pairs)
+        first, last = _inside(path, before.get("file")), _inside(path, after.get("file"))
+        lost += (first is None and bool(before.get("file"))) + (last is None and bool(after.get("file")))
+        scores = number(before.get("score")), number(after.get("score"))
+        pairs.append(Pair(str(row.get("prompt", "")), None if task is None else str(task), first, last, *scores))
     if lost:
-        missing.append(f"{lost} of {2 * len(pairs)} images named in samples/index.jsonl are not there.")
+        missing.append(f"{lost} of the images named in samples/index.jsonl are not there.")
+    if pairs and not any(p.after for p in pairs):
+        missing.append("There are no images after training yet.")
     if broken:
         missing.append(f"{broken} lines of samples/index.jsonl cannot be read.")
     return pairs
@@ -142,5 +145,9 @@ def _inside(path: Path, name: object) -> Path | None:
 
 def _sheets(samples: Path) -> list[tuple[str, Path]]:
     steps = sorted((p for p in samples.glob("*.png") if p.stem.isdigit()), key=lambda p: int(p.stem))
-    named = [("before", samples / "before.png"), *((f"iteration {int(p.stem)}", p) for p in steps), ("after", samples / "after.png")]
+    named = [
+        ("before", samples / "before.png"),
+        *((f"iteration {int(p.stem)}", p) for p in steps),
+        ("after", samples / "after.png"),
+    ]
     return [(label, file) for label, file in named if file.is_file()]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from html import escape
+from pathlib import Path
 
 from flowrl.report.data import Pair, Run
 from flowrl.report.images import tag
-from flowrl.report.marks import tone
+from flowrl.report.marks import section, tone
 
 PROMPTS, SHEETS = 24, 12
 
@@ -20,12 +21,18 @@ def images(run: Run) -> str:
     groups: dict[str, list[Pair]] = {}
     for pair in run.pairs:
         groups.setdefault(pair.prompt, []).append(pair)
-    if groups:
-        more = f" The first {PROMPTS} of {len(groups)} prompts." if len(groups) > PROMPTS else ""
-        cards = "".join(_prompt(prompt, pairs) for prompt, pairs in list(groups.items())[:PROMPTS])
-        return (f'<h2>Before and after</h2><p class="sub">The same prompts and the same starting noise, with the score of each image.{more}</p>'
-                f'<div class="prompts">{cards}</div>')
-    return _sheets(run, "Samples")
+    sides = [
+        name
+        for name, any_made in (("before", any(p.before for p in run.pairs)), ("after", any(p.after for p in run.pairs)))
+        if any_made
+    ]
+    if not sides:
+        return _sheets(run, "Samples")
+    more = f" The first {PROMPTS} of {len(groups)} prompts." if len(groups) > PROMPTS else ""
+    cards = "".join(_prompt(prompt, pairs, sides) for prompt, pairs in list(groups.items())[:PROMPTS])
+    title = " and ".join(sides).capitalize()
+    sub = f"Held-out prompts, always drawn from the same starting noise, with the score of each image.{more}"
+    return section(title, sub, f'<div class="prompts">{cards}</div>')
 
 
 def progress(run: Run) -> str:
@@ -33,27 +40,34 @@ def progress(run: Run) -> str:
 
 
 def _sheets(run: Run, title: str) -> str:
-    count = len(run.sheets)
-    if not count:
+    last = len(run.sheets) - 1
+    if last < 0:
         return ""
-    picked = sorted({round(i * (count - 1) / max(min(count, SHEETS) - 1, 1)) for i in range(min(count, SHEETS))})
-    cards = "".join(f'<figure>{tag(run.sheets[i][1], f"samples, {run.sheets[i][0]}", 1024)}<figcaption>{escape(run.sheets[i][0])}</figcaption></figure>'
-                    for i in picked)
-    return f'<h2>{title}</h2><p class="sub">Contact sheets as they were written.</p><div class="sheets">{cards}</div>'
+    picked = range(last + 1) if last < SHEETS else sorted({round(i * last / (SHEETS - 1)) for i in range(SHEETS)})
+    cards = ""
+    for label, file in (run.sheets[i] for i in picked):
+        cards += f"<figure>{tag(file, f'samples, {label}', 1024)}<figcaption>{escape(label)}</figcaption></figure>"
+    return section(title, "Contact sheets as they were written.", f'<div class="sheets">{cards}</div>')
 
 
-def _prompt(prompt: str, pairs: list[Pair]) -> str:
-    sides = ""
-    for name in ("before", "after"):
-        scores = [p.before_score if name == "before" else p.after_score for p in pairs]
-        valid = [s for s in scores if s is not None]
-        tiles = ""
-        for pair, value in zip(pairs, scores, strict=True):
-            moved = tone(value - pair.before_score) if name == "after" and value is not None and pair.before_score is not None else "same"
-            arrow = {"up": "▲ ", "down": "▼ ", "same": ""}[moved]
-            picture = tag(pair.before if name == "before" else pair.after, f"{name}: {prompt}, score {brief(value)}")
-            tiles += f'<figure>{picture}<figcaption class="{moved}">{arrow}{brief(value)}</figcaption></figure>'
-        mean = brief(sum(valid) / len(valid)) if valid else "not scored"
-        sides += f'<div class="side {name}"><header><span>{name}</span><span>{mean}</span></header><div class="tiles">{tiles}</div></div>'
-    task = f'<p class="task">{escape(pairs[0].task.replace("_", " "))}</p>' if pairs[0].task else '<p class="task"></p>'
-    return f'<article class="prompt"><h3>{escape(prompt)}</h3>{task}<div class="sides">{sides}</div></article>'
+def _prompt(prompt: str, pairs: list[Pair], sides: list[str]) -> str:
+    panels = ""
+    if "before" in sides:
+        panels += _side("before", prompt, [(p.before, p.before_score, "same") for p in pairs])
+    if "after" in sides:
+        moves = [None if p.before_score is None or p.after_score is None else p.after_score - p.before_score for p in pairs]
+        panels += _side("after", prompt, [(p.after, p.after_score, tone(m)) for p, m in zip(pairs, moves, strict=True)])
+    head = f'<h3>{escape(prompt)}</h3><p class="task">{escape((pairs[0].task or "").replace("_", " "))}</p>'
+    return f'<article class="prompt">{head}<div class="sides">{panels}</div></article>'
+
+
+def _side(name: str, prompt: str, tiles: list[tuple[Path | None, float | None, str]]) -> str:
+    """The images of one prompt, before or after: (file, score, which way the score moved)."""
+    valid = [score for _, score, _ in tiles if score is not None]
+    mean = brief(sum(valid) / len(valid)) if valid else "not scored"
+    shown = ""
+    for file, score, moved in tiles:
+        arrow = {"up": "▲ ", "down": "▼ ", "same": ""}[moved]
+        picture = tag(file, f"{name}: {prompt}, score {brief(score)}")
+        shown += f'<figure>{picture}<figcaption class="{moved}">{arrow}{brief(score)}</figcaption></figure>'
+    return f'<div class="side {name}"><header><span>{name}</span><span>{mean}</span></header><div class="tiles">{shown}</div></div>'

@@ -51,8 +51,8 @@ def dumbbell(before: Interval, after: Interval, ends: tuple[float, float], marke
             parts.append(f'<i class="dot {name}" style="left:{at(value):.2f}%"></i>')
     marks = ticks(low, high, 6) if marked else []
     for i, value in enumerate(marks):
-        edge = ' class="tick last"' if at(value) > 97 else ' class="tick"'
-        parts.append(f'<span{edge} style="left:{at(value):.2f}%">{escape(chart.labels(marks)[i])}</span>')
+        edge = " last" if at(value) > 97 else " first" if at(value) < 3 else ""
+        parts.append(f'<span class="tick{edge}" style="left:{at(value):.2f}%">{escape(chart.labels(marks)[i])}</span>')
     alt = f"before {shown(before[0])} ({span(*before[1:])}), after {shown(after[0])} ({span(*after[1:])})"
     return f'<div class="range" role="img" aria-label="{escape(alt)}"><b class="axis"></b>{"".join(parts)}</div>'
 
@@ -65,3 +65,14 @@ def independent(before: Interval, after: Interval) -> Interval:
         return a - b, None, None
     # Distances of the ends add in squares, each side with the ends that move it.
     return a - b, a - b - ((a - a0) ** 2 + (b1 - b) ** 2) ** 0.5, a - b + ((a1 - a) ** 2 + (b - b0) ** 2) ** 0.5
+
+
+def cells(before: Interval, after: Interval, difference: Interval) -> str:
+    """Three cells of a table, each a score over its interval."""
+    moved = f'<td class="{tone(difference[0])}">{signed(difference[0])}<small>{span(*difference[1:])}</small></td>'
+    return "".join(f"<td>{shown(v[0])}<small>{span(*v[1:])}</small></td>" for v in (before, after)) + moved
+
+
+def section(title: str, sub: str, body: str) -> str:
+    """A heading, a sentence (both HTML) and what they introduce; nothing without a body."""
+    return f'<section><h2>{title}</h2><p class="sub">{sub}</p>{body}</section>' if body else ""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from html import escape
+from importlib.resources import files
 from pathlib import Path
 
 from flowrl.folder import write_atomic
 from flowrl.report import curves, gallery, settings, tables
 from flowrl.report.data import Run, number, read, table
-from flowrl.report.style import CSS
+from flowrl.report.marks import section
 
 # The page may load nothing: neither a script nor anything from elsewhere, whatever a prompt says.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -31,17 +32,22 @@ def render(run: Run) -> str:
     missing = list(run.missing)
     if absent and run.rows:
         missing.append(f"Not logged, so not drawn: {', '.join(absent)}.")
-    notes = f'<ul class="notes" aria-label="What is missing">{"".join(f"<li>{escape(m)}</li>" for m in missing)}</ul>' if missing else ""
+    items = "".join(f"<li>{escape(m)}</li>" for m in missing)
+    notes = f'<ul class="notes" aria-label="What is missing">{items}</ul>' if missing else ""
     verdict = tables.verdict(run)
     lead = f'<p class="lead">{escape(verdict)}</p>' if verdict else ""
-    drawn = f'<h2>Training</h2><p class="sub">By iteration; point at a curve for its values.</p>{charts}' if charts else ""
-    body = "".join((tables.hero(run), _facts(run), notes, gallery.images(run), tables.tasks(run), tables.others(run), drawn,
-                    gallery.progress(run), settings.timing(run), settings.configuration(run)))
+    training = section("Training", "By iteration; point at a curve for its values.", charts)
+    result = tables.hero(run) + _facts(run) + notes + gallery.images(run) + tables.tasks(run) + tables.others(run)
+    body = result + training + gallery.progress(run) + settings.timing(run) + settings.configuration(run)
     title = escape(f"{method} on {model}")
-    return (f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{POLICY}">'
-            f'<meta name="viewport" content="width=device-width,initial-scale=1"><title>{title} · flowrl</title><style>{CSS}</style></head>'
-            f'<body><main><header><p class="over">flowrl · {escape(name)}</p><h1>{title}</h1>{lead}</header>{body}'
-            f'<footer>Written by flowrl from <code>{escape(str(run.path))}</code>.</footer></main></body></html>\n')
+    style = files("flowrl.report").joinpath("style.css").read_text()
+    return (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+        f'<meta name="viewport" content="width=device-width,initial-scale=1"><title>{title} · flowrl</title>'
+        f"<style>{style}</style></head>"
+        f'<body><main><header><p class="over">flowrl · {escape(name)}</p><h1>{title}</h1>{lead}</header>{body}'
+        f"<footer>Written by flowrl from <code>{escape(str(run.path))}</code>.</footer></main></body></html>\n"
+    )
 
 
 def _names(run: Run) -> tuple[str, str, str]:
@@ -58,7 +64,13 @@ def _facts(run: Run) -> str:
     minutes = number(result.get("minutes"))
     protocol = table(result.get("protocol"))
     drawn = f"{protocol['images']} images a prompt, {protocol['steps']} steps" if {"images", "steps"} <= protocol.keys() else None
-    facts = (("{} iterations", done), ("{} minutes", None if minutes is None else f"{minutes:.1f}"), ("{} held-out prompts", prompts),
-             ("held out: {}", drawn), ("judged by {}", protocol.get("judge")), ("seed {}", seed))
+    facts = (
+        ("{} iterations", done),
+        ("{} minutes", None if minutes is None else f"{minutes:.1f}"),
+        ("{} held-out prompts", prompts),
+        ("held out: {}", drawn),
+        ("judged by {}", protocol.get("judge")),
+        ("seed {}", seed),
+    )
     items = "".join(f"<li>{form.format(f'<b>{escape(str(value))}</b>')}</li>" for form, value in facts if value is not None)
     return f'<ul class="facts">{items}</ul>' if items else ""

@@ -8,12 +8,15 @@ from typing import Any
 
 from flowrl.report.data import STAGES, Run, table
 from flowrl.report.data import number as known
+from flowrl.report.marks import section
 
 
 def flat(value: Any, name: str = "") -> list[tuple[str, str]]:
     """Nested settings as (dotted name, text)."""
     if isinstance(value, Mapping) and value:
         return [pair for k, v in table(value).items() for pair in flat(v, f"{name}.{k}" if name else k)]
+    if isinstance(value, list) and len(value) == 1:
+        return flat(value[0], name)
     if isinstance(value, list) and any(isinstance(v, Mapping | list) for v in value):
         return [pair for i, v in enumerate(value) for pair in flat(v, f"{name}.{i}" if name else str(i))]
     text = ", ".join(map(str, value)) if isinstance(value, list) else "–" if value is None or value == {} else str(value)
@@ -26,9 +29,13 @@ def listing(title: str, pairs: list[tuple[str, str]]) -> str:
 
 
 def configuration(run: Run) -> str:
-    cards = [listing(name, flat(value)) if isinstance(value, Mapping | list) else listing(name, [("", str(value))])
-             for name, value in run.config.items() if value not in ({}, [])]
-    return f'<h2>Configuration</h2><p class="sub">run.yaml, fully resolved; <code>flowrl train run.yaml</code> repeats the run.</p><div class="configs">{"".join(cards)}</div>' if cards else ""
+    cards = [
+        listing(name, flat(value)) if isinstance(value, Mapping | list) else listing(name, [("", str(value))])
+        for name, value in run.config.items()
+        if value not in ({}, [])
+    ]
+    sub = "run.yaml, fully resolved; <code>flowrl train run.yaml</code> repeats the run."
+    return section("Configuration", sub, f'<div class="configs">{"".join(cards)}</div>' if cards else "")
 
 
 def timing(run: Run) -> str:
@@ -43,4 +50,4 @@ def timing(run: Run) -> str:
         pairs.append(("whole run", f"{minutes:.1f} min"))
     versions = [(str(k), str(v)) for k, v in table(run.result.get("versions")).items()]
     cards = (listing("Time", pairs) if pairs else "") + (listing("Versions", versions) if versions else "")
-    return f'<h2>Time and versions</h2><p class="sub"></p><div class="configs">{cards}</div>' if cards else ""
+    return section("Time and versions", "", f'<div class="configs">{cards}</div>' if cards else "")

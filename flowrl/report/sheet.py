@@ -19,10 +19,12 @@ PAPER, INK, SOFT = (250, 249, 246), (34, 38, 43), (106, 111, 118)
 LOW, MIDDLE, HIGH = (180, 71, 47), (176, 130, 40), (14, 118, 110)
 
 
-def contact_sheet(images: NDArray[np.uint8], captions: Sequence[str], columns: int, scores: Sequence[float | None] | None = None) -> Image:
+def contact_sheet(
+    images: NDArray[np.uint8], captions: Sequence[str], columns: int, scores: Sequence[float | None] | None = None
+) -> Image:
     """Images [N, H, W, 3] in rows of `columns`, captions wrapped below, scores coloured from the worst to the best.
 
-    Images under 128 pixels are enlarged by whole factors with hard pixels. Scores within [0, 1] are coloured on that range, others on
+    Images under 128 pixels are enlarged by whole factors with hard pixels. Scores in [0, 1] are coloured on that range, others on
     their own; None or NaN shows as a dash.
 
     Raises: ValueError if numbers do not match or there is no image.
@@ -33,8 +35,10 @@ def contact_sheet(images: NDArray[np.uint8], captions: Sequence[str], columns: i
     if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8 or not len(images):
         raise ValueError(f"a contact sheet needs uint8 images [N, H, W, 3], at least one, got {images.dtype} {images.shape}.")
     if len(captions) != len(images) or (scores is not None and len(scores) != len(images)) or columns < 1:
-        raise ValueError(f"a contact sheet of {len(images)} images got {len(captions)} captions, "
-                         f"{'no' if scores is None else len(scores)} scores and {columns} columns: give one of each an image.")
+        raise ValueError(
+            f"a contact sheet of {len(images)} images got {len(captions)} captions, "
+            f"{'no' if scores is None else len(scores)} scores and {columns} columns: give one of each an image."
+        )
     factor = max(1, math.ceil(SIDE / min(images.shape[1:3])))
     images = images.repeat(factor, axis=1).repeat(factor, axis=2)
     height, width = images.shape[1:3]
@@ -49,11 +53,19 @@ def contact_sheet(images: NDArray[np.uint8], captions: Sequence[str], columns: i
     for i, (image, lines) in enumerate(zip(images, texts, strict=True)):
         left, top = GAP + i % columns * (width + GAP), GAP + i // columns * (height + below + GAP)
         sheet.paste(Image.fromarray(image), (left, top))
-        _label(draw, (left, top + height + 5), lines, font, None if scores is None or colours is None else (_text(scores[i]), colours[i]))
+        _label(
+            draw,
+            (left, top + height + 5),
+            lines,
+            font,
+            None if scores is None or colours is None else (_text(scores[i]), colours[i]),
+        )
     return sheet
 
 
-def _label(draw: ImageDraw, at: tuple[int, int], lines: Sequence[str], font: FreeTypeFont, score: tuple[str, tuple[int, ...]] | None) -> None:
+def _label(
+    draw: ImageDraw, at: tuple[int, int], lines: Sequence[str], font: FreeTypeFont, score: tuple[str, tuple[int, ...]] | None
+) -> None:
     left, top = at
     if score is not None:
         draw.text((left, top), score[0], fill=score[1], font=font)
