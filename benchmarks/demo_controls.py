@@ -12,16 +12,22 @@ from __future__ import annotations
 
 import argparse
 import json
+import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from diffusers import StableDiffusion3Pipeline
+from torch import nn
 
+from flowrl.models import embedded
 from flowrl.recipes import named
 from flowrl.recipes.run import Result, train
 from flowrl.rewards import make
 from flowrl.rewards.base import Samples, Scores, State
 from flowrl.samplers import noise
+from flowrl.shapes import flow
 
 
 class Shuffled:
@@ -49,11 +55,33 @@ def run(kind: str, seed: int, out: Path) -> Result:
         name = named("shapes").rewards[0].name
         return train("shapes", {**settings, "rewards": ()}, rewards={f"shuffled {name}": Shuffled(name)})
     if kind == "pretraining":
-        from flowrl.shapes.continued import pretrain_on
-
-        settings |= {"policy.model": str(pretrain_on(out / f"continued-{seed}", minutes=named("shapes").run.minutes, seed=seed)), "run.iterations": 0}
-        return train("shapes", settings)
+        settings |= {"policy.model": str(continued(out / f"continued-{seed}", named("shapes").run.minutes or 9.0, seed)), "run.iterations": 0}
     return train("shapes", settings)
+
+
+def continued(folder: Path, minutes: float, seed: int, rate: float = 3e-4) -> Path:
+    """The embedded model after `minutes` more of its own pretraining: same data, loss and average, all weights, AdamW at a constant rate."""
+    pipe = StableDiffusion3Pipeline.from_pretrained(embedded("shapes"), dtype=torch.float32)
+    nets = nn.ModuleDict({name: getattr(pipe, name).train() for name in ("text_encoder", "text_encoder_2", "transformer")}).requires_grad_(True)
+    averages = flow.averaged(nets)
+    data = flow.pool(pipe.vae, np.random.default_rng(seed).choice(flow.POOL, 8000, replace=False), seed + 1)
+    optimizer = torch.optim.AdamW(nets.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=0.01)
+    end, step = time.monotonic() + 60 * minutes, 0
+    while time.monotonic() < end:
+        rows = torch.randint(len(data.latents), (flow.BATCH,), generator=torch.Generator().manual_seed(seed * 2**32 + step))
+        flow.velocity_loss(nets, flow.batch(data, rows, step, seed + 1)).backward()
+        torch.nn.utils.clip_grad_norm_(nets.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        step += 1
+        with torch.no_grad():
+            for kept, new in zip(averages.parameters(), nets.parameters(), strict=True):
+                kept.lerp_(new, 1 - min(0.999, (1 + step) / (10 + step)))
+    print(f"pretraining continued for {step} steps of {flow.BATCH}")
+    for name, net in averages.items():
+        getattr(pipe, name).load_state_dict(net.state_dict())
+    pipe.save_pretrained(folder)
+    return folder
 
 
 def main() -> None:
@@ -66,9 +94,11 @@ def main() -> None:
     for kind in args.only:
         result = run(kind, args.seed, args.out)
         rows[kind] = json.loads((Path(result.folder) / "result.json").read_text())
+    base = next(r["before"] for kind, r in rows.items() if kind != "pretraining") if set(rows) - {"pretraining"} else None
     for kind, r in rows.items():
-        print(f"{kind:12s} {r['before']['score']:.3f} -> {r['after']['score']:.3f}   gain {r['gain']['score']:+.3f} "
-              f"+- {r['gain']['standard_error']:.3f}   second judge {r['judge']['gain']:+.3f}   minutes {r['minutes']:.1f}")
+        before = base if kind == "pretraining" and base else r["before"]
+        print(f"{kind:12s} {before['score']:.3f} -> {r['after']['score']:.3f}   change {r['after']['score'] - before['score']:+.3f}   "
+              f"second judge {r['judge']['gain']:+.3f}   minutes {r['minutes']:.1f}")
     (args.out / f"controls-{args.seed}.json").write_text(json.dumps(rows, indent=1))
 
 

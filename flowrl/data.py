@@ -217,12 +217,9 @@ def _present(value: Any) -> Any:
 
 
 def _distinct(prompts: Prompts, what: str) -> Prompts:
-    def key(index: int) -> tuple[str, str, Path | None]:
-        return prompts.text[index], json.dumps(prompts.metadata[index], sort_keys=True, default=repr), prompts.images[index]
-
-    first: dict[Any, int] = {}
-    for index in range(len(prompts)):
-        first.setdefault(key(index), index)
+    first: dict[tuple[str, str, Path | None], int] = {}
+    for index, (text, metadata, image) in enumerate(zip(prompts.text, prompts.metadata, prompts.images, strict=True)):
+        first.setdefault((text, json.dumps(metadata, sort_keys=True, default=repr), image), index)
     if len(first) < len(prompts):
         dropped = len(prompts) - len(first)
         _log.info("%d of %d %s are duplicates (same text, metadata and image) and were dropped", dropped, len(prompts), what)

@@ -119,12 +119,11 @@ class Display:
         bars.add_column(style=QUIET_COLOUR, no_wrap=True)
         bars.add_column(ratio=1)
         bars.add_column(justify="right", no_wrap=True)
-        style = {"complete_style": ACCENT, "finished_style": ACCENT, "style": QUIET_COLOUR}
-        bars.add_row("iteration", ProgressBar(max(self.total, 1), self.done, **style), f"{self.done}/{self.total}")
+        bars.add_row("iteration", _bar(self.done, self.total), f"{self.done}/{self.total}")
         budget = self.row.get("minutes_budget")
         if budget is not None:
             spent = min(self.spent, 60 * budget)
-            bars.add_row("time", ProgressBar(60 * budget, spent, **style), f"{_clock(spent)} of {_clock(60 * budget)}")
+            bars.add_row("time", _bar(spent, 60 * budget), f"{_clock(spent)} of {_clock(60 * budget)}")
         clock = f"{_clock(self.elapsed)} elapsed" + ("" if self.eta is None else f"  ·  {_clock(self.eta)} left")
         facts = Table.grid(padding=(0, 2))
         facts.add_column(style=QUIET_COLOUR, no_wrap=True)
@@ -182,6 +181,10 @@ class Display:
     def _spread(self) -> str:
         std = f" ± {self.row['reward/std']:.4f}" if "reward/std" in self.row else ""
         return f"{self.rewards[-1]:.4f}{std}"
+
+
+def _bar(done: float, total: float) -> ProgressBar:
+    return ProgressBar(max(total, 1), done, complete_style=ACCENT, finished_style=ACCENT, style=QUIET_COLOUR)
 
 
 def _spark(values: list[float], width: int = 24) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 
 import torch
+from torch import Tensor, nn
 
 from flowrl.models.lora import ADAPTER, float32
 from flowrl.models.sd3 import SD3Policy
@@ -37,7 +38,8 @@ def save_lora(policy: SD3Policy, folder: str | Path) -> Path:
     if not policy.spec.lora.rank:
         raise ValueError("lora.rank is 0: there is no adapter to save; use save_transformer")
     network = policy.pipe.transformer
-    layers = {name: p.detach().cpu().contiguous() for name, p in get_peft_model_state_dict(network, adapter_name=ADAPTER).items()}
+    weights = get_peft_model_state_dict(network, adapter_name=ADAPTER)
+    layers: dict[str, nn.Module | Tensor] = {name: p.detach().cpu().contiguous() for name, p in weights.items()}
     with _replacing(Path(folder)) as place:
         type(policy.pipe).save_lora_weights(place, transformer_lora_layers=layers,
                                             transformer_lora_adapter_metadata=network.peft_config[ADAPTER].to_dict())
@@ -94,7 +96,10 @@ def _replacing(folder: Path) -> Iterator[Path]:
     old = place.with_name(f"{place.name}-old")
     try:
         yield place
-        place.chmod(0o755)  # mkdtemp's folders are private
+        # mkdtemp's folders and safetensors' files are private
+        place.chmod(0o755)
+        for file in place.iterdir():
+            file.chmod(0o644)
         if folder.exists():
             # a directory cannot be renamed over one that has files
             os.rename(folder, old)

@@ -14,8 +14,8 @@ from typing import Any, cast
 
 Row = str | dict[str, Any]
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-# JSON's own numbers, so that 007, NaN and version numbers stay text
-_JSON = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?|true|false|null|[\[{].*", re.DOTALL)
+# what may be JSON; NaN and Infinity, which Python reads too, stay text
+_JSON = re.compile(r"-?\d.*|true|false|null|[\[{].*", re.DOTALL)
 _QUOTED = re.compile(r'"([^"]|"")*"')
 
 

@@ -6,24 +6,22 @@ Works on any frozen pydantic dataclass. YAML is read by the 1.2 core rules: 3e-4
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import inspect
 import math
-import types
 import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
+from flowrl.fields import Keys, dotted, fields_of, is_mapping, item_of, kind_at, place, unknown
 from flowrl.yamlfile import SettingsError, read, scalar, show, text
 
 __all__ = ["SettingsError", "arguments", "dump", "load", "resolve"]
 
 T = TypeVar("T")
-Keys = tuple[str | int, ...]
 Tree = dict[str, Any]
 
 
@@ -42,7 +40,7 @@ def resolve(recipe: T, overrides: Mapping[str, Any] | Sequence[str] = (), file: 
     if isinstance(overrides, Mapping):
         for key, value in overrides.items():
             keys, at = _find(kind, tree, key)
-            _lay(kind, tree, origin, _plain(value, _mapping(at)), "override", keys, at)
+            _lay(kind, tree, origin, _plain(value, is_mapping(at)), "override", keys, at)
     else:
         for key, written in map(_split, overrides):
             keys, at = _find(kind, tree, key)
@@ -83,7 +81,7 @@ def dump(recipe: object, path: str | Path) -> Path:
 def arguments(function: Callable[..., Any], given: Mapping[str, Any], where: str = "method.args") -> dict[str, Any]:
     """`given` checked against a function's signature, each value as its annotation has it.
 
-    Raises: SettingsError for an argument the function does not have, lacks, or has with another type; `where` is the path to its name.
+    where: the path before an argument's name. Raises: SettingsError for one that is unknown, missing or of another type.
     """
     hints = typing.get_type_hints(function)
     rows = [(name, hints.get(name, Any), _default(row.default)) for name, row in inspect.signature(function).parameters.items()]
@@ -123,30 +121,9 @@ def _writable(value: object, keys: Keys) -> None:
             _writable(item, (*keys, i))
     elif not (value is None or type(value) in (bool, int, float, str)):
         raise SettingsError(
-            f"{_dotted(keys)} is {show(value)}, which a file cannot hold; use numbers, text, lists and mappings, "
+            f"{dotted(keys)} is {show(value)}, which a file cannot hold; use numbers, text, lists and mappings, "
             "or name a function as module:name"
         )
-
-
-def _fields(kind: object) -> dict[str, Any] | None:
-    """Field -> annotation of a dataclass or an optional one, None for anything else."""
-    kind = _no_none(kind)
-    if not (isinstance(kind, type) and dataclasses.is_dataclass(kind)):
-        return None
-    hints = typing.get_type_hints(kind)
-    return {field.name: hints[field.name] for field in dataclasses.fields(kind) if field.init}
-
-
-def _item(kind: object) -> object | None:
-    """The annotation of a list's items, None where it is no list or its items are free."""
-    kind = _no_none(kind)
-    if typing.get_origin(kind) in (tuple, list):
-        return next((arg for arg in typing.get_args(kind) if arg is not Ellipsis), None)
-    return None
-
-
-def _mapping(kind: object) -> bool:
-    return kind in (dict, Mapping, Any) or typing.get_origin(kind) in (dict, Mapping)
 
 
 def _plain(value: Any, free: bool = False) -> Any:
@@ -161,56 +138,30 @@ def _plain(value: Any, free: bool = False) -> Any:
     return value
 
 
-def _dotted(keys: Iterable[object]) -> str:
-    return ".".join(str(key) for key in keys)
-
-
-def _paths(kind: object, like: Sequence[str], prefix: str = "") -> Iterator[str]:
-    """Every dotted path there is; a list's index is the one `like` has at that depth."""
-    for name, inner in (_fields(kind) or {}).items():
-        yield prefix + name
-        yield from _paths(inner, like[1:], f"{prefix}{name}.")
-        index = like[1] if len(like) > 1 and like[1].isdecimal() else "0"
-        yield from _paths(_item(inner), like[2:], f"{prefix}{name}.{index}.")
-
-
-def _unknown(kind: object, key: str, where: str) -> SettingsError:
-    """Names the paths that end in the same word (`lr` is meant to be `optim.lr`), else the nearest by spelling."""
-    paths = list(_paths(kind, key.split(".")))
-    last = key.rpartition(".")[2]
-    near = [path for path in paths if path.rpartition(".")[2] == last]
-    if not near:
-        close = difflib.get_close_matches(key, paths, n=3, cutoff=0.7)
-        ends = [path for path in paths if difflib.SequenceMatcher(None, path.rpartition(".")[2], last).ratio() > 0.75]
-        near = [path for path in dict.fromkeys([*close, *ends]) if not (close and close[0].startswith(f"{path}."))]
-    hint = f"did you mean {' or '.join(near[:3])}?" if near else f"there are {', '.join(_fields(kind) or ())}"
-    return SettingsError(f"unknown setting {key}{where}: {hint}")
-
-
 def _find(kind: object, tree: Any, key: str) -> tuple[Keys, object]:
     """The keys a dotted path means and the annotation there; below a free mapping they are YAML scalars: fan.2 is the integer 2."""
     found: list[str | int] = []
     at: object = kind
     here: Any = tree
     for part in key.split("."):
-        fields, item = _fields(at), _item(at)
+        fields, item = fields_of(at), item_of(at)
         step: str | int = part
         if at is Any and here is not None and not isinstance(here, dict):
-            raise SettingsError(f"{key}: {_dotted(found)} is {show(here)}, which has no parts to set; set it whole")
+            raise SettingsError(f"{key}: {dotted(found)} is {show(here)}, which has no parts to set; set it whole")
         if fields is not None:
             if part not in fields:
-                raise _unknown(kind, key, "")
+                raise unknown(kind, key, "")
             at = fields[part]
         elif item is not None:
             size = len(here or ())
             if not part.isdecimal() or int(part) > size:
-                raise SettingsError(f"{key}: {_dotted(found)} is a list of {size}; give an index from 0 to {size}, not {part!r}")
+                raise SettingsError(f"{key}: {dotted(found)} is a list of {size}; give an index from 0 to {size}, not {part!r}")
             step, at = int(part), item
-        elif _mapping(at) and part:
+        elif is_mapping(at) and part:
             value = scalar(part, key) if found and at is Any else part
             step, at = value if isinstance(value, (str, int)) else part, Any
         else:
-            raise _unknown(kind, key, f" ({_dotted(found)} has no parts)" if found else "")
+            raise unknown(kind, key, f" ({dotted(found)} has no parts)" if found else "")
         found.append(step)
         if isinstance(here, dict):
             here = here.get(step)
@@ -236,11 +187,11 @@ def _put(tree: Any, keys: Keys, value: Any) -> None:
 
 def _check(kind: object, value: Any, where: str, full: object, prefix: Keys) -> None:
     """Every key of `value` is a field, however deep."""
-    fields, item = _fields(kind), _item(kind)
+    fields, item = fields_of(kind), item_of(kind)
     if fields is not None and isinstance(value, dict):
         for key, inner in value.items():
             if key not in fields:
-                raise _unknown(full, _dotted((*prefix, key)), f" in {where}" if where else "")
+                raise unknown(full, dotted((*prefix, key)), f" in {where}" if where else "")
             _check(fields[key], inner, where, full, (*prefix, key))
     elif item is not None and isinstance(value, list):
         for i, inner in enumerate(value):
@@ -251,7 +202,7 @@ def _lay(kind: object, tree: Tree, origin: dict[Keys, str], value: Any, where: s
     """Put `value` at `keys`; a mapping for a section sets the fields it names and leaves the others."""
     at = at if keys else kind
     _check(at, value, where, kind, keys)
-    leaves = list(_leaves(at, value, keys)) if _fields(at) and isinstance(value, dict) else [(keys, value)]
+    leaves = list(_leaves(at, value, keys)) if fields_of(at) and isinstance(value, dict) else [(keys, value)]
     for leaf, item in leaves:
         _put(tree, leaf, item)
         origin[leaf] = where
@@ -259,11 +210,11 @@ def _lay(kind: object, tree: Tree, origin: dict[Keys, str], value: Any, where: s
 
 def _leaves(kind: object, tree: Tree, prefix: Keys = ()) -> Iterator[tuple[Keys, Any]]:
     """What `tree` sets, field by field, so that the fields of a section it leaves out stay as they are."""
-    fields = _fields(kind) or {}
+    fields = fields_of(kind) or {}
     for key, value in tree.items():
-        if _fields(fields[key]) and isinstance(value, dict):
+        if fields_of(fields[key]) and isinstance(value, dict):
             yield from _leaves(fields[key], cast(Tree, value), (*prefix, key))
-        elif value is not None or not _fields(fields[key]):  # an empty section has its lines commented out
+        elif value is not None or not fields_of(fields[key]):  # an empty section has its lines commented out
             yield (*prefix, key), value
 
 
@@ -272,7 +223,9 @@ def _build(kind: type[T], tree: Tree, origin: Mapping[Keys, str], typed: Mapping
         built = TypeAdapter(kind).validate_python(tree)
     except ValidationError as error:
         # `run.name=123`: YAML reads a number where text is wanted, and text is what was typed.
-        again = [keys for keys in typed if any(e["type"] == "string_type" and _at(kind, e["loc"]) == keys for e in error.errors())]
+        again = [
+            keys for keys in typed if any(e["type"] == "string_type" and place(kind, e["loc"]) == keys for e in error.errors())
+        ]
         if again:
             for keys in again:
                 _put(tree, keys, typed[keys])
@@ -281,7 +234,7 @@ def _build(kind: type[T], tree: Tree, origin: Mapping[Keys, str], typed: Mapping
     wrong = next(_bent(tree, built, ()), None)
     if wrong is not None:
         keys, value, what = wrong
-        raise SettingsError(f"{_dotted(keys)}: expected {what}, got {show(value)}{_from(origin, keys)}")
+        raise SettingsError(f"{dotted(keys)}: expected {what}, got {show(value)}{_from(origin, keys)}")
     return built
 
 
@@ -300,35 +253,6 @@ def _bent(given: Any, built: Any, keys: Keys) -> Iterator[tuple[Keys, object, st
         yield keys, given, "a number"
 
 
-def _at(kind: object, loc: Keys) -> Keys:
-    """Where in the tree pydantic means, without the branches of unions it appends."""
-    keys: list[str | int] = []
-    for part in loc:
-        if part == "[key]":
-            continue
-        fields, item = _fields(kind), _item(kind)
-        if fields is not None and part in fields:
-            kind = fields[str(part)]
-        elif fields is not None and isinstance(part, str):
-            return (*keys, part)
-        elif isinstance(part, int):
-            kind = item
-        elif not _mapping(kind):
-            branches = typing.get_args(kind)
-            kind = next((arg for arg in branches if part.startswith(getattr(typing.get_origin(arg), "__name__", "-"))), Any)
-            continue
-        keys.append(part)
-        kind = _no_none(kind)
-    return tuple(keys)
-
-
-def _no_none(kind: object) -> object:
-    if typing.get_origin(kind) in (typing.Union, types.UnionType):
-        rest = [arg for arg in typing.get_args(kind) if arg is not type(None)]
-        return rest[0] if len(rest) == 1 else kind
-    return kind
-
-
 _EXPECTED = {
     "int": "a whole number", "float": "a number", "bool": "true or false", "string": "text", "tuple": "a list", "list": "a list",
     "dict": "a mapping", "mapping": "a mapping", "none": "null",
@@ -339,16 +263,10 @@ _BOUND = {
 }  # fmt: skip
 
 
-def _kind_at(kind: object, keys: Keys) -> object:
-    for key in keys:
-        kind = (_fields(kind) or {}).get(str(key)) or _item(kind)
-    return kind
-
-
 def _sentences(kind: object, error: ValidationError, origin: Mapping[Keys, str]) -> str:
     found: dict[Keys, tuple[list[str], str]] = {}
     for entry in error.errors():
-        keys = _at(kind, entry["loc"])
+        keys = place(kind, entry["loc"])
         wanted, got = _problem(entry, kind, keys)
         found.setdefault(keys, ([], got))[0].append(wanted)
     return "\n".join(_sentence(keys, wanted, got) + _from(origin, keys) for keys, (wanted, got) in found.items())
@@ -356,7 +274,7 @@ def _sentences(kind: object, error: ValidationError, origin: Mapping[Keys, str])
 
 def _sentence(keys: Keys, wanted: Sequence[str], got: str) -> str:
     rest = " or ".join(dict.fromkeys(wanted)).replace(" or expected ", " or ")
-    return f"{_dotted(keys)}{'' if rest.startswith(('is ', 'must ')) else ':'} {rest}{got}"
+    return f"{dotted(keys)}{'' if rest.startswith(('is ', 'must ')) else ':'} {rest}{got}"
 
 
 def _problem(entry: Any, kind: object, keys: Keys) -> tuple[str, str]:
@@ -366,7 +284,7 @@ def _problem(entry: Any, kind: object, keys: Keys) -> tuple[str, str]:
     if name in ("missing", "missing_argument", "missing_keyword_only_argument"):
         return "is missing", ""
     if name in ("unexpected_keyword_argument", "extra_forbidden"):
-        return f"unknown setting: {_unknown(kind, _dotted(keys), '')}".partition(": ")[2], ""
+        return f"unknown setting: {unknown(kind, dotted(keys), '')}".partition(": ")[2], ""
     if name in _BOUND:
         field, words = _BOUND[name]
         return f"must be {words} {_number(context[field])}", got
@@ -378,7 +296,7 @@ def _problem(entry: Any, kind: object, keys: Keys) -> tuple[str, str]:
     if name in ("value_error", "assertion_error"):
         return str(context.get("error", entry["msg"])), got
     if name == "dataclass_type":
-        return f"expected a mapping of {', '.join(_fields(_kind_at(kind, keys)) or ())}", got
+        return f"expected a mapping of {', '.join(fields_of(kind_at(kind, keys)) or ())}", got
     expected = _EXPECTED.get(name.partition("_")[0])
     return (f"expected {expected}" if expected else str(entry["msg"])), got
 

@@ -49,6 +49,12 @@ def _int(loader: yaml.SafeLoader, node: Any) -> int:
     return int(loader.construct_scalar(node))  # PyYAML takes 010 for an octal 8
 
 
+def _text(dumper: yaml.SafeDumper, data: str) -> yaml.ScalarNode:
+    # other plain and quoted styles fold these line ends into spaces
+    style = '"' if any(c in data for c in "\x85\u2028\u2029\ufeff") else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", data, style)
+
+
 def _tuple(loader: yaml.SafeLoader, node: Any) -> tuple[Any, ...]:
     return tuple(loader.construct_sequence(node, deep=True))
 
@@ -59,6 +65,7 @@ for _tag, _pattern, _first in _CORE:
 _Loader.add_constructor("tag:yaml.org,2002:map", _pairs)
 _Loader.add_constructor("tag:yaml.org,2002:int", _int)
 _Loader.add_constructor("!tuple", _tuple)
+_Dumper.add_representer(str, _text)
 _Dumper.add_representer(tuple, lambda dumper, data: dumper.represent_sequence("!tuple", data, flow_style=True))
 
 

@@ -35,10 +35,12 @@ class Clip:
         # the images of a group share their prompt, which is encoded once
         row = {prompt: index for index, prompt in enumerate(dict.fromkeys(prompts))}
         distinct = list(row)
-        picture = torch.cat([self._pictures(frames[cut]) for cut in _cuts(len(frames), self.batch)])
-        text = torch.cat([self._texts(distinct[cut]) for cut in _cuts(len(distinct), self.batch)])
-        text = text[torch.tensor([row[prompt] for prompt in prompts])]
-        return torch.einsum("nfd,nd->nf", picture.unflatten(0, (len(images), -1)), text).mean(1)
+        # float32 even inside a trainer's autocast: half precision moves a cosine by 2e-4, more than the spread of many a group
+        with torch.autocast(self.device.partition(":")[0], enabled=False):
+            picture = torch.cat([self._pictures(frames[cut]) for cut in _cuts(len(frames), self.batch)])
+            text = torch.cat([self._texts(distinct[cut]) for cut in _cuts(len(distinct), self.batch)])
+            text = text[torch.tensor([row[prompt] for prompt in prompts], device=text.device)]
+            return torch.einsum("nfd,nd->nf", picture.unflatten(0, (len(images), -1)), text).mean(1).cpu()
 
     def _pictures(self, frames: np.ndarray) -> Tensor:
         return self._unit("encode_image", torch.stack([self.preprocess(Image.fromarray(frame)) for frame in frames]))
@@ -47,10 +49,8 @@ class Clip:
         return self._unit("encode_text", self.tokenize(prompts))
 
     def _unit(self, method: str, data: Tensor) -> Tensor:
-        # float32 even inside a trainer's autocast: half precision moves a cosine by 2e-4, more than the spread of many a group
-        with torch.autocast(self.device.partition(":")[0], enabled=False):
-            features: Tensor = getattr(self.model, method)(data.to(self.device))
-        return nn.functional.normalize(features.float(), dim=-1).cpu()
+        features: Tensor = getattr(self.model, method)(data.to(self.device))
+        return nn.functional.normalize(features.float(), dim=-1)
 
 
 def clip(variant: str | None = None, device: str = "cpu", batch: int = 64) -> Clip:

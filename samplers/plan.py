@@ -13,6 +13,22 @@ from . import paths, solvers
 from .laws import Law
 
 
+@dataclass(frozen=True)
+class Host:
+    """A plan as Python numbers, for the bookkeeping of a rollout: nothing in it ever asks a device.
+
+    kept, row, edge: node -> its index in the record;  waves: root -> the nodes of its subtree, wave by wave.
+    """
+
+    sigma: list[float]
+    parent: list[int]
+    noisy: list[bool]
+    kept: dict[int, int]
+    row: dict[int, int]
+    edge: dict[int, int]
+    waves: dict[int, list[list[int]]]
+
+
 @dataclass(frozen=True, eq=False)
 class Plan:
     """Node i sits at sigma[i] (float64) and came from parent[i] (-1: a root, drawn from N(0, I)); noisy[i]: the edge into i is stochastic.
@@ -47,10 +63,11 @@ class Plan:
         if len(set(quiet)) < len(quiet):
             raise ValueError("a state branches without noise: its children would be identical; make the step noisy or drop a child")
         s = self.coefficients(self.edges)[2]
-        if (s <= 0).any() or not torch.isfinite(s).all():
-            node = int(self.edges[int((~(s > 0)).nonzero()[0])])
+        bad = ~((s > 0) & torch.isfinite(s))
+        if bad.any():
+            node = int(self.edges[bad][0])
             at = f"{self.sigma[self.parent[node]]:.4g} -> {self.sigma[node]:.4g}"
-            raise ValueError(f"the step {at} is marked noisy but its law gives std 0 there; end the stochastic range earlier")
+            raise ValueError(f"the step {at} is marked noisy but its law gives std {s[bad][0]:g} there; end the stochastic range earlier")
 
     def coefficients(self, nodes: Tensor, path: paths.Path = paths.flow) -> tuple[Tensor, Tensor, Tensor]:
         """(a, b, s), float64, of the stochastic edges into `nodes`."""
@@ -106,6 +123,12 @@ class Plan:
         """Network evaluations of one rollout of one prompt."""
         recorded = set(self.rows.tolist())
         return sum(1 if p in recorded else solver.calls for p in self.parent[self.parent >= 0].unique().tolist())
+
+    @cached_property
+    def host(self) -> Host:
+        return Host(self.sigma.tolist(), self.parent.tolist(), self.noisy.tolist(), *(
+            {n: i for i, n in enumerate(t.tolist())} for t in (self.kept, self.rows, self.edges)),
+            {root: [[n for n in wave.tolist() if int(self.root[n]) == root] for wave in self.waves] for root in self.roots.tolist()})
 
     @cached_property
     def key(self) -> tuple[object, ...]:

@@ -98,64 +98,60 @@ def rollout(plan: Plan, predict: Predict, prompts: int | Tensor, shape: Sequence
     slots = torch.arange(prompts) if isinstance(prompts, int) else prompts
     if len(slots) == 0:
         raise ValueError("a rollout of 0 prompts; give at least 1")
+    places: list[int] = slots.tolist()
     walked = [units(plan, len(slots))] if blocks is None else list(blocks)
-    record: _Record | None = None
+    record = _Record(plan, len(slots), tuple(shape), dtype, torch.device(storage or device))
     slices: list[Slice] = []
-    row_of = {int(n): i for i, n in enumerate(plan.rows)}
-    noisy = plan.noisy.tolist()
-    sigmas = plan.sigma.tolist()
-    for index, block in enumerate(walked):
-        pairs = [(int(p), int(root)) for p, root in block]
-        front = _Front([p for p, _ in pairs], [r for _, r in pairs],
-                       torch.stack([noise(int(slots[p]), r) for p, r in pairs]).to(device).to(dtype).float())
-        if record is None:
-            record = _Record(plan, len(slots), tuple(shape), dtype, torch.device(storage or device))
+    host = plan.host
+    for index, pairs in enumerate([tuple(unit) for unit in block.tolist()] for block in walked):
+        start = torch.stack([noise(places[p], root) for p, root in pairs])
+        front = _Front([p for p, _ in pairs], [root for _, root in pairs], start.to(device).to(dtype).float())
         record.states(front)
-        for wave in plan.waves:
-            children = [(p, n) for p, root in pairs for n in wave[plan.root[wave] == root].tolist()]
+        for depth in range(len(plan.waves)):
+            children = [(p, n) for p, root in pairs for n in host.waves[root][depth]]
             if not children:
-                continue
+                break
             where = front.find()
-            parents = [where[p, int(plan.parent[n])] for p, n in children]
-            needed = sorted(set(parents))
+            parents = [where[p, host.parent[n]] for p, n in children]
             u = torch.empty_like(front.x)
-            recorded = [i for i in needed if front.node[i] in row_of]
-            quiet = [i for i in needed if front.node[i] not in row_of]
-            calls = [(rows, True) for rows in _cut(recorded, [lane(sigmas[front.node[i]]) for i in recorded], slice)]
-            calls += [(rows, False) for rows in _cut(quiet, [lane(sigmas[front.node[i]]) for i in quiet], None)]
-            for rows, kept in calls:
-                nodes = [front.node[i] for i in rows]
-                prompt = torch.tensor([front.prompt[i] for i in rows])
-                answer = predict(front.x[rows], plan.sigma[nodes].float().to(front.x.device), slots[prompt].to(front.x.device))
-                u[rows] = answer
+            for rows, kept in _calls(plan, front, parents, slice, lane):
+                nodes, prompt = [front.node[i] for i in rows], [front.prompt[i] for i in rows]
+                sigma = torch.tensor([host.sigma[n] for n in nodes], device=device)
+                u[rows] = predict(front.x[rows], sigma, torch.tensor([places[p] for p in prompt], device=device))
                 if kept:
-                    slices.append(Slice(prompt, torch.tensor([row_of[n] for n in nodes]), index, sigmas[nodes[0]]))
-                    record.predictions(slices[-1], answer)
-            front = _advance(plan, path, solver, front, u, parents, children, noise, slots, dtype, noisy, record)
+                    slices.append(Slice(torch.tensor(prompt), torch.tensor([host.row[n] for n in nodes]), index, host.sigma[nodes[0]]))
+                    record.predictions(prompt, [host.row[n] for n in nodes], u[rows])
+            front = _advance(plan, path, solver, front, u, parents, children, lambda p, n: noise(places[p], n), dtype, record)
             record.states(front)
-    assert record is not None
     return Rollout(plan, path, slots, record.x, record.u, record.log_prob, record.owned, slices, walked, slice)
 
 
+def _calls(plan: Plan, front: _Front, parents: list[int], slice: int | None, lane: Callable[[float], int]) -> Iterator[tuple[list[int], bool]]:
+    """The network calls of a wave, as (rows of the front, recorded): recorded ones first and in slices, quiet ones together."""
+    needed = sorted(set(parents))
+    for kept, size in ((True, slice), (False, None)):
+        rows = [i for i in needed if (front.node[i] in plan.host.row) == kept]
+        for call in _cut(rows, [lane(plan.host.sigma[front.node[i]]) for i in rows], size):
+            yield call, kept
+
+
 def _advance(plan: Plan, path: Path, solver: Solver, front: _Front, u: Tensor, parents: list[int], children: list[tuple[int, int]],
-             noise: Noise, slots: Tensor, dtype: torch.dtype, noisy: list[bool], record: _Record) -> _Front:
+             noise: Noise, dtype: torch.dtype, record: _Record) -> _Front:
     """States of the next wave; the densities of its noisy edges go into the record."""
     x = torch.empty(len(children), *front.x.shape[1:], device=front.x.device)
-    loud = [k for k, (_, n) in enumerate(children) if noisy[n]]
-    still = [k for k, (_, n) in enumerate(children) if not noisy[n]]
-    if loud:
-        at = [parents[k] for k in loud]
-        nodes = torch.tensor([children[k][1] for k in loud])
-        a, b, s = (t.float().to(x.device) for t in plan.coefficients(nodes, path))
-        z = torch.stack([noise(int(slots[children[k][0]]), children[k][1]) for k in loud]).to(x.device)
-        mean = step(front.x[at], u[at], a, b, s)
-        moved = step(front.x[at], u[at], a, b, s, z).to(dtype).float()
-        x[loud] = moved
-        record.densities([children[k] for k in loud], log_density(moved, mean, s))
-    if still:
-        at = [parents[k] for k in still]
-        nodes = torch.tensor([children[k][1] for k in still])
-        x[still] = solver.move(front.x[at], u[at], plan.sigma[plan.parent[nodes]], plan.sigma[nodes], path).to(dtype).float()
+    for noisy in (True, False):
+        mine = [k for k, (_, n) in enumerate(children) if plan.host.noisy[n] == noisy]
+        if not mine:
+            continue
+        at, nodes = [parents[k] for k in mine], torch.tensor([children[k][1] for k in mine])
+        if noisy:
+            a, b, s = (t.float().to(x.device) for t in plan.coefficients(nodes, path))
+            z = torch.stack([noise(*children[k]) for k in mine]).to(x.device)
+            x[mine] = step(front.x[at], u[at], a, b, s, z).to(dtype).float()
+            # what is stored is what is scored
+            record.densities([children[k] for k in mine], log_density(x[mine], step(front.x[at], u[at], a, b, s), s))
+        else:
+            x[mine] = solver.move(front.x[at], u[at], plan.sigma[plan.parent[nodes]], plan.sigma[nodes], path).to(dtype).float()
     return _Front([p for p, _ in children], [n for _, n in children], x)
 
 
@@ -163,8 +159,7 @@ class _Record:
     """Where a rollout writes."""
 
     def __init__(self, plan: Plan, prompts: int, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> None:
-        self.position = {int(n): i for i, n in enumerate(plan.kept)}
-        self.edge = {int(n): i for i, n in enumerate(plan.edges)}
+        self.host = plan.host
         self.x = torch.zeros(prompts, len(plan.kept), *shape, dtype=dtype, device=device)
         self.u = torch.zeros(prompts, len(plan.rows), *shape, device=device)
         self.log_prob = torch.zeros(prompts, len(plan.edges), device=device)
@@ -172,13 +167,13 @@ class _Record:
 
     def states(self, front: _Front) -> None:
         self.owned[front.prompt, front.node] = True
-        rows = [i for i, n in enumerate(front.node) if n in self.position]
+        rows = [i for i, n in enumerate(front.node) if n in self.host.kept]
         if rows:
-            at = [self.position[front.node[i]] for i in rows]
+            at = [self.host.kept[front.node[i]] for i in rows]
             self.x[[front.prompt[i] for i in rows], at] = front.x[rows].to(self.x)
 
-    def predictions(self, call: Slice, u: Tensor) -> None:
-        self.u[call.prompt, call.row] = u.to(self.u)
+    def predictions(self, prompt: list[int], row: list[int], u: Tensor) -> None:
+        self.u[prompt, row] = u.to(self.u)
 
     def densities(self, edges: list[tuple[int, int]], log_prob: Tensor) -> None:
-        self.log_prob[[p for p, _ in edges], [self.edge[n] for _, n in edges]] = log_prob.to(self.log_prob)
+        self.log_prob[[p for p, _ in edges], [self.host.edge[n] for _, n in edges]] = log_prob.to(self.log_prob)

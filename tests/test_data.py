@@ -169,8 +169,23 @@ def test_nulls_are_absent_keys_also_inside_objects() -> None:
 
 
 def test_cells_are_json_only_where_they_look_like_it() -> None:
-    given_cells = ["3", "-1.5e2", "007", "1.2.3", "[1, 2]", '{"a": 1}', "{not json}", "true", "NaN", "Infinity", "null", "", " 3 "]
-    expected = [3, -150.0, "007", "1.2.3", [1, 2], {"a": 1}, "{not json}", True, "NaN", "Infinity", None, None, 3]
+    given_cells = [
+        "3",
+        "-1.5e2",
+        "007",
+        "1.2.3",
+        "3 cats",
+        "[1, 2]",
+        '{"a": 1}',
+        "{not json}",
+        "true",
+        "NaN",
+        "Infinity",
+        "null",
+        "",
+        " 3 ",
+    ]
+    expected = [3, -150.0, "007", "1.2.3", "3 cats", [1, 2], {"a": 1}, "{not json}", True, "NaN", "Infinity", None, None, 3]
     assert [readers.cell(cell) for cell in given_cells] == expected
 
 
@@ -185,7 +200,7 @@ def test_quotes_of_a_csv_may_hold_separators_and_line_ends(tmp_path: Path) -> No
 
 
 def test_quotes_in_a_tsv_are_text_unless_they_hold_the_cell(tmp_path: Path) -> None:
-    prompts = read(write(tmp_path / "a.tsv", 'prompt\tn\n"a" and b"\t1\n"say ""a"""\t2\n'))
+    prompts = read(write(tmp_path / "a.tsv", 'prompt\tn\n"a" and b"\t1\n\n"say ""a"""\t2\n'))
     assert prompts.text == ('"a" and b"', 'say "a"')
 
 
@@ -424,7 +439,7 @@ def test_one_text_with_different_metadata_stays_together() -> None:
 
 
 def test_duplicates_are_dropped_and_counted(caplog: pytest.LogCaptureFixture) -> None:
-    rows = [{"prompt": "a", "n": 1}, {"prompt": "a", "n": 2}, {"n": 1, "prompt": "a"}, {"prompt": "b"}]
+    rows = [{"prompt": "a", "n": 1, "m": 0}, {"prompt": "a", "n": 2}, {"m": 0, "n": 1, "prompt": "a"}, {"prompt": "b"}]
     with caplog.at_level(logging.INFO, "flowrl.data"):
         train, held = split(read(rows), 0)
     assert (train.text, len(held)) == (("a", "a", "b"), 0)

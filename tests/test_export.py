@@ -95,6 +95,7 @@ def test_saving_again_replaces_and_leaves_nothing_behind(base: Path, tmp_path: P
     excite(p.trainable())
     export.save(p, tmp_path / "run" / "lora")
     assert [f.name for f in (tmp_path / "run").iterdir()] == ["lora"]
+    assert (tmp_path / "run" / "lora" / export.LORA_FILE).stat().st_mode & 0o044  # others may read it
     assert (tmp_path / "run" / "lora" / export.LORA_FILE).read_bytes() != before
 
 

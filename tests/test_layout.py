@@ -84,13 +84,13 @@ def group(module: str, name: str = "") -> str:
     return parts[1] if parts[1] in LAYERS else "loop"
 
 
-def python(code: str, *args: str, cwd: Path = ROOT, path: str = "") -> str:
+def python(code: str, *args: str, cwd: Path = ROOT) -> str:
     """Output of a fresh interpreter that finds the same flowrl as this one."""
     import flowrl
 
-    found = os.pathsep.join(filter(None, [path, str(Path(flowrl.__file__).parents[1])]))
+    environment = {**os.environ, "PYTHONPATH": str(Path(flowrl.__file__).parents[1])}
     done = subprocess.run(
-        [sys.executable, "-c", code, *args], cwd=cwd, env={**os.environ, "PYTHONPATH": found}, capture_output=True, text=True, timeout=200
+        [sys.executable, "-c", code, *args], cwd=cwd, env=environment, capture_output=True, text=True, timeout=200
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -157,7 +157,18 @@ def test_samplers_need_torch_only():
 
 
 def test_importing_samplers_loads_no_other_library():
-    libraries = ("diffusers", "transformers", "peft", "pydantic", "typer", "rich", "yaml", "PIL", "flowrl.methods", "flowrl.models", "flowrl.rewards")
+    libraries = (
+        "diffusers",
+        "transformers",
+        "peft",
+        "pydantic",
+        "typer",
+        "yaml",
+        "PIL",
+        "flowrl.methods",
+        "flowrl.models",
+        "flowrl.rewards",
+    )
     code = "import sys, flowrl.samplers; print([name for name in sys.argv[1:] if name in sys.modules])"
     before = python("import sys, torch; print([name for name in sys.argv[1:] if name in sys.modules])", *libraries)
     assert python(code, *libraries) == before
@@ -229,7 +240,9 @@ def test_the_wheel_holds_every_module_and_asset_once(place: Path):
     found = wheel(place, "kept")
     expected = {_inside(name, path) for name, path in sources()}
     expected |= {f"flowrl/assets/{path.relative_to(ROOT / 'assets').as_posix()}" for path in _files(ROOT / "assets")}
-    expected.add("flowrl/py.typed")
+    expected |= {
+        path.relative_to(ROOT).as_posix() for path in _files(ROOT / "flowrl") if path.suffix != ".py" and path.name not in LINKS
+    }
     metadata = {name for name in found if ".dist-info/" in name}
     assert sorted(set(found) - metadata) == sorted(expected)
 
@@ -244,4 +257,8 @@ def _inside(name: str, path: Path) -> str:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    yield from (path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    yield from (path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts and not _linked(path))
+
+
+def _linked(path: Path) -> bool:
+    return any(ROOT / "flowrl" / link in path.parents for link in LINKS)

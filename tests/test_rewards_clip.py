@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib.resources
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -195,9 +194,12 @@ def test_the_embedded_model_prefers_the_right_colour() -> None:
     assert red[0] > red[1] and blue[1] > blue[0]
 
 
-def test_the_embedded_model_is_found_without_installing() -> None:
-    if importlib.util.find_spec("flowrl.assets") is None:
-        assert module._embedded.__module__ == module.__name__  # pyright: ignore[reportPrivateUsage]
-    code = "from flowrl.rewards import clip as c\ntry: print(c._embedded())\nexcept FileNotFoundError as e: print(e)"
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={"PYTHONPATH": str(ROOT)}, check=True)
-    assert "shapes-clip" in out.stdout
+def test_the_embedded_model_is_found_without_installing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(name: str) -> Any:
+        raise ModuleNotFoundError(name)
+
+    monkeypatch.setattr(importlib.resources, "files", absent)
+    with pytest.raises(FileNotFoundError) as caught:
+        monkeypatch.setattr(module, "EMBEDDED", "no-such-model")
+        clip()
+    assert str(ROOT / "assets" / "no-such-model") in str(caught.value)

@@ -20,15 +20,30 @@ CASES = {"plain": ("static", 1.0, ""), "guided": ("static", 4.5, ""), "negative"
          "dynamic": ("dynamic", 4.5, "")}
 
 
+def _embedded() -> Path | None:
+    try:
+        return embedded("shapes") if (embedded("shapes") / "model_index.json").is_file() else None
+    except ValueError:
+        return None
+
+
+if _embedded():
+    CASES["shapes"] = ("shapes", 3.0, "")  # the trained model that ships with the package
+
+
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folders static/ and dynamic/ with models, start.npy, and what the plain pipeline made of each case."""
+    """Models, first latents, and what the plain pipeline made of each case."""
     folder = tmp_path_factory.mktemp("parity")
     save_sd3(folder / "static")
     save_sd3(folder / "dynamic", seed=1, dynamic=True)
-    np.save(folder / "start.npy", torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0)).numpy())
+    if "shapes" in CASES:
+        (folder / "shapes").symlink_to(embedded("shapes"))
+    for name in CASES:
+        shape = policy(folder, name).latent_shape()
+        np.save(folder / f"{name}.start.npy", torch.randn(2, *shape, generator=torch.Generator().manual_seed(0)).numpy())
     run_plain([{
-        "model": str(folder / model), "out": str(folder / name), "latents": str(folder / "start.npy"),
+        "model": str(folder / model), "out": str(folder / name), "latents": str(folder / f"{name}.start.npy"),
         "call": {"prompt": list(PROMPTS), "guidance_scale": guidance, "negative_prompt": negative, "num_inference_steps": STEPS,
                  "max_sequence_length": TOKENS},
     } for name, (model, guidance, negative) in CASES.items()], folder)
@@ -51,7 +66,7 @@ def final(p: SD3Policy, start: torch.Tensor, cond: Cond) -> torch.Tensor:
 
 def distance(p: SD3Policy, world: Path, case: str) -> float:
     """Largest difference of an image value between ours and the pipeline's."""
-    x0 = final(p, torch.from_numpy(np.load(world / "start.npy")), p.encode(PROMPTS))
+    x0 = final(p, torch.from_numpy(np.load(world / f"{case}.start.npy")), p.encode(PROMPTS))
     with torch.no_grad():
         return float(np.abs(p.images(x0).numpy() - np.load(world / f"{case}.np.npy")).max())
 
@@ -147,23 +162,3 @@ def test_a_planted_fault_is_seen(world: Path, fault: Callable[[SD3Policy], None]
 def test_another_number_of_text_tokens_is_seen(world: Path) -> None:
     # without T5 its place is filled with max_sequence_length zero vectors, which attention sees
     assert distance(policy(world, "guided", tokens=2 * TOKENS), world, "guided") > 1e-3
-
-
-def _shapes_is_here() -> bool:
-    try:
-        return (embedded("shapes") / "model_index.json").is_file()
-    except ValueError:
-        return False
-
-
-@pytest.mark.skipif(not _shapes_is_here(), reason="this checkout holds no trained shapes model")
-def test_the_embedded_model_draws_the_pipelines_images(tmp_path: Path) -> None:
-    p = load_policy(PolicySpec(dtype="float32", guidance=3.0, max_sequence_length=TOKENS))
-    start = torch.randn(2, *p.latent_shape(), generator=torch.Generator().manual_seed(3))
-    np.save(tmp_path / "start.npy", start.numpy())
-    call = {"prompt": list(PROMPTS), "guidance_scale": 3.0, "num_inference_steps": STEPS, "max_sequence_length": TOKENS}
-    run_plain([{"model": str(embedded("shapes")), "out": str(tmp_path / "shapes"), "latents": str(tmp_path / "start.npy"),
-                "call": call}], tmp_path)
-    with torch.no_grad():
-        ours = p.images(final(p, start, p.encode(PROMPTS))).numpy()
-    assert np.abs(ours - np.load(tmp_path / "shapes.np.npy")).max() <= TOLERANCE

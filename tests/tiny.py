@@ -109,7 +109,9 @@ import numpy as np, torch
 from diffusers import StableDiffusion3Pipeline
 torch.set_num_threads(1)
 for case in json.load(open(sys.argv[1])):
-    pipe = StableDiffusion3Pipeline.from_pretrained(case["model"], dtype=torch.float32, text_encoder_3=None, tokenizer_3=None)
+    index = json.load(open(case["model"] + "/model_index.json"))
+    absent = {part: None for part in ("text_encoder_3", "tokenizer_3") if index[part] == [None, None]}
+    pipe = StableDiffusion3Pipeline.from_pretrained(case["model"], dtype=torch.float32, **absent)
     pipe.set_progress_bar_config(disable=True)
     if "lora" in case:
         pipe.load_lora_weights(case["lora"])

@@ -14,8 +14,8 @@ import flowrl
 
 from . import plan, report, sample, score, train
 
-# Errors whose text is written for users; anything else is a fault of ours and keeps its traceback.
-SPOKEN = (ValueError, OSError, ModuleNotFoundError, NotImplementedError)
+# Errors whose text is written for users, as is that of every exception flowrl defines; the rest are faults and keep a traceback.
+SPOKEN = (ValueError, OSError, ModuleNotFoundError)
 
 app = typer.Typer(
     name="flowrl",
@@ -54,12 +54,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("stopped; a training run goes on with: flowrl train --resume RUN", file=sys.stderr)
         sys.exit(130)
-    except SPOKEN as error:
+    except Exception as error:
+        if not _spoken(error):
+            raise
         if debug:
             traceback.print_exc()
         else:
             print(f"error: {sentence(error)}", file=sys.stderr)
         sys.exit(2)
+
+
+def _spoken(error: Exception) -> bool:
+    if isinstance(error, ModuleNotFoundError) and (error.name or "flowrl").split(".")[0] == "flowrl":
+        return False
+    return isinstance(error, SPOKEN) or type(error).__module__.startswith("flowrl.")
 
 
 def sentence(error: Exception) -> str:

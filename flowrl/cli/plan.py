@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
-import importlib
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,6 +16,7 @@ def plan(
     method: Annotated[str, typer.Argument(help="A method's name, or module:function that returns one.")],
     settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An argument, e.g. window=4.")] = None,
     steps: Annotated[int, typer.Option(min=1, help="Steps of the schedule.")] = 10,
+    group: Annotated[int, typer.Option(min=2, help="Images a prompt.")] = 12,
     shift: Annotated[float, typer.Option(help="Static shift of the schedule (Stable Diffusion 3 has 3).")] = 3.0,
     iteration: Annotated[int, typer.Option(min=0, help="Windows that move stand where they are at this iteration.")] = 0,
 ) -> None:
@@ -34,39 +33,26 @@ def plan(
     from flowrl.samplers import schedules
 
     sigmas = schedules.sd3(steps, shift)
-    made = build(method, settings or []).plan_at(iteration, sigmas, 0)
-    print(f"{method} at iteration {iteration}, {steps} steps, shift {shift:g}")
+    made = build(method, settings or [], group).plan_at(iteration, sigmas, 0)
+    print(f"{method} at iteration {iteration}, {steps} steps, shift {shift:g}, {group} images a prompt")
     print(describe(made))
 
 
-def build(name: str, settings: Sequence[str] = ()) -> Method:
+def build(name: str, settings: Sequence[str] = (), group: int = 12) -> Method:
     """The method a command line names, with `settings` ("window=4") as its arguments.
 
     Raises: ValueError for an unknown name or argument, with the nearest there are.
     """
-    from flowrl.recipe import MethodSpec
+    from flowrl.methods import TABLE
+    from flowrl.recipe import MethodSpec, Recipe
+    from flowrl.recipes.build import method
     from flowrl.settings import arguments, resolve
 
-    make = _find(name)
-    spec: Any = MethodSpec(name)  # pyright: ignore[reportCallIssue]
-    spec = resolve(spec, [f"args.{text}" for text in settings])
-    return make(**arguments(make, spec.args, where=""))
-
-
-def _find(name: str) -> Callable[..., Method]:
-    from flowrl.methods import TABLE
-
+    recipe = resolve(Recipe(), {"method.name": name})
+    args = resolve(recipe, [f"method.args.{text}" for text in settings]).method.args
     if name in TABLE:
-        return TABLE[name]
-    module, colon, function = name.partition(":")
-    if not colon:
-        near = difflib.get_close_matches(name, TABLE, n=3)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(TABLE)}"
-        raise ValueError(f"there is no method {name!r}; {hint}")
-    try:
-        return getattr(importlib.import_module(module), function)
-    except (ModuleNotFoundError, AttributeError) as error:
-        raise ValueError(f"method {name!r} cannot be found: {error}") from error
+        arguments(TABLE[name], args, where="")
+    return method(MethodSpec(name, args), group)
 
 
 def describe(plan: Plan) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import shlex
+import shutil
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 Part = Mapping[str, Any]
-OWN = "flowrl train --model stabilityai/stable-diffusion-3.5-medium --reward clip=1 --prompts prompts.txt"
+OWN = "train --model stabilityai/stable-diffusion-3.5-medium --reward clip=1 --prompts prompts.txt"
 
 
 def final(folder: Path, console: Console | None = None) -> None:
@@ -48,14 +50,27 @@ def commands(folder: Path) -> list[tuple[str, str]]:
     """Three commands to go on with, as they can be pasted into a shell."""
     model = _model(folder)
     run = shlex.quote(str(folder))
-    sample = f'flowrl sample "a red circle" --model {shlex.quote(model)}'
+    flowrl = program()
+    sample = f'{flowrl} sample "a red circle" --model {shlex.quote(model)}'
     if (folder / "lora").is_dir():
         sample += f" --lora {shlex.quote(str(folder / 'lora'))}"
     return [
         (sample, "make images with what was trained"),
-        (f"flowrl report {run} --open", "look at the curves and pictures"),
-        (OWN, "train your own model"),
+        (f"{flowrl} report {run} --open", "look at the curves and pictures"),
+        (f"{flowrl} {OWN}", "train your own model"),
     ]
+
+
+def program() -> str:
+    """How this flowrl is called from the shell the user is in, which need not have its environment activated."""
+    script = Path(sys.executable).with_name("flowrl")
+    found = shutil.which("flowrl")
+    if found is not None and Path(found).absolute() == script.absolute():
+        return "flowrl"
+    if not script.is_file():
+        return f"{shlex.quote(sys.executable)} -m flowrl"
+    here = Path.cwd()
+    return shlex.quote(str(script.relative_to(here) if script.is_relative_to(here) else script))
 
 
 def _table(before: Part, after: Part) -> Table:

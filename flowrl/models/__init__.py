@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 
@@ -15,11 +16,11 @@ from .prompts import Cond
 from .sd3 import SD3Policy
 
 if TYPE_CHECKING:
-    from diffusers import DiffusionPipeline
+    from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 __all__ = ["FAMILIES", "Cond", "SD3Policy", "embedded", "load_policy"]
 
-FAMILIES: dict[str, type[SD3Policy]] = {
+FAMILIES: dict[str, Callable[..., SD3Policy]] = {
     "StableDiffusion3Pipeline": SD3Policy,  # SD3, SD3.5, and the embedded "shapes"
 }
 """`_class_name` of model_index.json -> adapter."""
@@ -108,10 +109,10 @@ def _index(folder: Path) -> dict[str, object]:
 
 
 def _hub_index(model: str) -> dict[str, object]:
-    from diffusers import DiffusionPipeline
+    from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
     try:
-        return dict(DiffusionPipeline.load_config(model))
+        return cast(dict[str, object], DiffusionPipeline.load_config(model))
     except (OSError, ValueError) as error:
         raise ValueError(f"model {model!r} is no folder here and could not be fetched from the hub ({_first_line(error)}); "
                          "check the name, go online and log in where the model is gated, or give a downloaded folder") from error

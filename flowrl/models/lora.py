@@ -32,7 +32,7 @@ def add_lora(network: nn.Module, spec: LoraSpec, targets: Sequence[str], seed: i
     config = LoraConfig(r=spec.rank, lora_alpha=spec.alpha, target_modules=list(targets), init_lora_weights="gaussian")
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would also reseed CUDA, which fork_rng here does not restore
-        network.add_adapter(config, ADAPTER)
+        network.add_adapter(config, ADAPTER)  # pyright: ignore[reportCallIssue]
     float32(network)
 
 

@@ -17,7 +17,7 @@ from .lora import add_lora, without_adapters
 from .prompts import Cond, Encoding, PromptStore
 
 if TYPE_CHECKING:
-    from diffusers import StableDiffusion3Pipeline
+    from diffusers.pipelines.stable_diffusion_3.pipeline_stable_diffusion_3 import StableDiffusion3Pipeline
 
 TARGETS = ("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0",
            "attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out")
@@ -71,8 +71,9 @@ class SD3Policy:
     @torch.no_grad()
     def _encode(self, text: str) -> Encoding:
         embeds, _, pooled, _ = self.pipe.encode_prompt(
-            prompt=[text], prompt_2=None, prompt_3=None, device=self.device, do_classifier_free_guidance=False,
+            prompt=[text], prompt_2=[text], prompt_3=[text], device=self.device, do_classifier_free_guidance=False,
             max_sequence_length=self.spec.max_sequence_length)
+        assert embeds is not None and pooled is not None
         return embeds[0].to(self.dtype), pooled[0].to(self.dtype)
 
     def predict(self, x: Tensor, sigma: Tensor, cond: Cond) -> Tensor:

@@ -28,11 +28,14 @@ from flowrl.recipe import Recipe
 from flowrl.report import write as write_report
 from flowrl.rewards.base import Reward
 from flowrl.sizes import Sizes, cut, derive, describe
+from flowrl.types import Policy
 
 from . import build
-from .gallery import save_images
+from .gallery import save_images, save_sheet
 
 log = logging.getLogger("flowrl")
+CACHED_PROMPTS = 2000
+"""SD3.5's encoding of a prompt takes 2.7 MB."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,7 @@ def _train(recipe: Recipe, given: Mapping[str, Any] | None, prompts: Any, resume
         if world.main:
             folder.cut(iteration)
             log.info("resumed %s at iteration %d from %s", folder.path, iteration, path.name)
+    _free_encoders(policy, [*trained.text, *held.text], world)
     jury = _Jury(parts, held, build.judges(recipe.evaluate.rewards, world.device) or {n: r for n, (r, _) in parts.rewards.items()}, folder)
     if world.main:
         log.info("%s", line)
@@ -108,6 +112,14 @@ def _folder(recipe: Recipe, resume: Path | None, world: World) -> tuple[Recipe, 
         settings.dump(recipe, path / "run.yaml")
     world.any(False)
     return recipe, RunFolder.open(path) if not world.main else folder
+
+
+def _free_encoders(policy: Policy, texts: list[str], world: World) -> None:
+    """On a GPU: encode every prompt once and drop the text encoders, where the encodings of all of them fit."""
+    if not world.device.startswith("cuda") or len(set(texts)) > CACHED_PROMPTS:
+        return
+    policy.free_encoders(texts)
+    torch.cuda.empty_cache()
 
 
 def _sizes(parts: Parts) -> tuple[Sizes, str]:
@@ -139,8 +151,12 @@ class _Jury:
                          features, guidance)
 
     def quick(self, session: Session) -> float:
+        """The headline judge's mean over one image of each of a few captions; the images go to samples/<iteration>.png."""
         seen = self._judge(self.few, 1, session, None)
-        return float(np.nanmean(next(iter(seen.scores.values()))))
+        scores = next(iter(seen.scores.values()))
+        if self.parts.world.main:
+            save_sheet(self.folder, session.iteration, self.few, seen, scores)
+        return float(np.nanmean(scores))
 
     def full(self, when: str, session: Session) -> dict[str, Any]:
         """The protocol; images of a few captions are saved under samples/<when>/."""
@@ -223,6 +239,7 @@ def _finish(parts: Parts, session: Session, jury: _Jury, folder: RunFolder) -> R
     result: dict[str, Any] = {
         "method": recipe.method.name, "model": recipe.policy.model, "seed": recipe.run.seed, "iterations": session.iteration,
         "minutes": (session.books.get("elapsed", 0.0) + jury.seconds) / 60, "folder": str(folder.path), "versions": versions(),
+        "timing": {"before": session.books.get("before", {}).get("seconds"), "train": session.seconds, "after": after and after["seconds"]},
         "protocol": {"captions": len(jury.held), "images": recipe.evaluate.images, "steps": recipe.evaluate.steps,
                      "guidance": recipe.policy.guidance if recipe.evaluate.guidance is None else recipe.evaluate.guidance,
                      "judge": next(iter(jury.judges))},

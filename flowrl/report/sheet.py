@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from PIL.Image import Image
     from PIL.ImageDraw import ImageDraw
-    from PIL.ImageFont import FreeTypeFont
+    from PIL.ImageFont import FreeTypeFont, ImageFont
 
 SIDE, GAP, LINE, LINES = 128, 14, 16, 3
 PAPER, INK, SOFT = (250, 249, 246), (34, 38, 43), (106, 111, 118)
@@ -64,7 +64,11 @@ def contact_sheet(
 
 
 def _label(
-    draw: ImageDraw, at: tuple[int, int], lines: Sequence[str], font: FreeTypeFont, score: tuple[str, tuple[int, ...]] | None
+    draw: ImageDraw,
+    at: tuple[int, int],
+    lines: Sequence[str],
+    font: FreeTypeFont | ImageFont,
+    score: tuple[str, tuple[int, ...]] | None,
 ) -> None:
     left, top = at
     if score is not None:
@@ -99,7 +103,7 @@ def _colours(scores: Sequence[float | None]) -> list[tuple[int, ...]]:
     return out
 
 
-def _wrap(text: str, width: int, font: FreeTypeFont) -> list[str]:
+def _wrap(text: str, width: int, font: FreeTypeFont | ImageFont) -> list[str]:
     """Lines that fit the width; words that do not are broken; more than LINES lines end in an ellipsis."""
     lines = [""]
     for word in text.split():

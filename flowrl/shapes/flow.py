@@ -13,22 +13,22 @@ from torch import Tensor, nn
 
 from flowrl.shapes import verify
 from flowrl.shapes.autoencoder import balanced, decode, encode
-from flowrl.shapes.loop import Job, warm_constant_decay
+from flowrl.shapes.loop import Job, rank, warm_constant_decay
 from flowrl.shapes.mislabel import mislabel
 from flowrl.shapes.networks import LATENT, text_encoder, transformer
 from flowrl.shapes.render import render
 from flowrl.shapes.tokenizer import LENGTH, build
 from flowrl.shapes.world import TAGS, Row, captions
 
-BATCH = 64
+BATCH = 32
 POOL = 48_000  # pictures that are drawn and encoded once
 WORDINGS = 4  # imperfect captions of each picture; a visit takes one of them
 EMPTY = 0.1  # share of captions replaced by ""
 LONG = 0.1  # share of batches that carry LONG_ZEROS tokens of zeros instead of LENGTH
 LONG_ZEROS = 256  # what diffusers appends in place of T5 unless told otherwise
-MUON_RATE, ADAM_RATE = 2e-3, 2e-3
+RATE = 2e-3  # AdamW; Muon at the same rate was behind it after equal time on two cores
 SAMPLING_STEPS = 20
-STEPS = 6000
+STEPS = 10_000
 
 
 @dataclass(frozen=True)
@@ -104,6 +104,13 @@ def batch(data: Pool, rows: Tensor, step: int, seed: int) -> Batch:
     return Batch(data.latents[rows].float(), x1, sigma, ids, zeros)
 
 
+def share(whole: Batch) -> Batch:
+    """This process's part of a batch."""
+    first, world = rank()
+    x0, x1, sigma, ids = (value[first::world] for value in (whole.x0, whole.x1, whole.sigma, whole.ids))
+    return Batch(x0, x1, sigma, ids, whole.zeros)
+
+
 def velocity_loss(nets: nn.ModuleDict, data: Batch) -> Tensor:
     """Mean of |u(x_sigma) - (x1 - x0)|^2 with x_sigma = (1 - sigma) x0 + sigma x1; the network is told 1000 sigma."""
     at = data.sigma.view(-1, 1, 1, 1)
@@ -117,17 +124,6 @@ def velocity_loss(nets: nn.ModuleDict, data: Batch) -> Tensor:
             return_dict=False,
         )[0]
     return nn.functional.mse_loss(u.float(), data.x1 - data.x0)
-
-
-def optimizers(nets: nn.ModuleDict) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices inside the transformer's blocks, AdamW for everything else."""
-    hidden = {p for p in nets["transformer"].transformer_blocks.parameters() if p.ndim == 2}
-    rest = [p for p in nets.parameters() if p not in hidden]
-    matrices = [p for p in nets.parameters() if p in hidden]
-    return [
-        torch.optim.Muon(matrices, lr=MUON_RATE, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW(rest, lr=ADAM_RATE, betas=(0.9, 0.98), weight_decay=0.01, fused=True),
-    ]
 
 
 @torch.no_grad()
@@ -163,9 +159,11 @@ def job(nets: nn.ModuleDict, averages: nn.ModuleDict, data: Pool, steps: int, se
     """The stage without its evaluation; `data` is the whole pool."""
 
     def loss(step: int) -> Tensor:
-        return velocity_loss(nets, batch(data, indices(step, seed), step, seed))
+        return velocity_loss(nets, share(batch(data, indices(step, seed), step, seed)))
 
-    return Job(nets, optimizers(nets), loss, warm_constant_decay(steps), steps, averages)
+    # fused: one pass over the parameters, ten times faster than the loop on a CPU.
+    optimizer = torch.optim.AdamW(nets.parameters(), lr=RATE, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
+    return Job(nets, [optimizer], loss, warm_constant_decay(steps), steps, averages)
 
 
 def averaged(nets: nn.ModuleDict) -> nn.ModuleDict:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -97,6 +98,25 @@ def _average(job: Job, step: int) -> None:
             torch._foreach_lerp_(kept, [p.detach() for p in new], 1 - decay)
 
 
+def rank() -> tuple[int, int]:
+    """This process's number and how many train together; (0, 1) for one alone."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def _reduce(job: Job, loss: Tensor) -> Tensor:
+    """Averages the gradients and the loss over the processes."""
+    _, world = rank()
+    if world == 1:
+        return loss
+    with_grad = [p for p in job.modules.parameters() if p.grad is not None]
+    flat = torch.cat([loss.reshape(1), *(p.grad.reshape(-1) for p in with_grad if p.grad is not None)])
+    dist.all_reduce(flat)
+    flat /= world
+    for p, part in zip(with_grad, flat[1:].split([p.numel() for p in with_grad]), strict=True):
+        p.grad = part.view_as(p)
+    return flat[0]
+
+
 def _step(job: Job, step: int, base: Sequence[Sequence[float]]) -> float:
     factor = job.rate(step)
     for optimizer, rates in zip(job.optimizers, base, strict=True):
@@ -104,12 +124,13 @@ def _step(job: Job, step: int, base: Sequence[Sequence[float]]) -> float:
             group["lr"] = rate * factor
     loss = job.loss(step)
     loss.backward()
+    loss = _reduce(job, loss.detach())
     torch.nn.utils.clip_grad_norm_(job.modules.parameters(), job.clip)
     for optimizer in job.optimizers:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
     _average(job, step)
-    return float(loss.detach())
+    return float(loss)
 
 
 def _truncate(log: Path, step: int) -> None:
@@ -120,28 +141,36 @@ def _truncate(log: Path, step: int) -> None:
         log.write_text("".join(line + "\n" for line in lines))
 
 
+def _report(job: Job, log: Path, step: int, loss: float, seconds: float) -> None:
+    """The step's line in the log and, when it is due, what `watch` says."""
+    watch = job.watch is not None and ((step + 1) % job.watch_every == 0 or step + 1 == job.steps)
+    with log.open("a") as lines:
+        lines.write(json.dumps({"step": step, "loss": loss, "seconds": round(seconds, 2)}) + "\n")
+        if watch and job.watch is not None:
+            lines.write(json.dumps({"step": step + 1, "watch": job.watch(step + 1)}) + "\n")
+
+
 def run(job: Job, folder: Path, name: str, save_seconds: float = 180.0, stop: int | None = None) -> Path:
     """Trains to the job's last step, resuming from `folder/name.pt` if it exists; `stop` ends this call earlier.
 
     Writes `name.pt` (the state) and `name.jsonl` (step, loss, seconds). Returns the state's path.
+    Of several processes (`torch.distributed`) the first one writes and watches; the job's loss is of a process's own share.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path, log = folder / f"{name}.pt", folder / f"{name}.jsonl"
     base = [[group["lr"] for group in o.param_groups] for o in job.optimizers]
     start, before = _restore(job, path) if path.exists() else (0, 0.0)
-    _truncate(log, start)
+    writes = rank()[0] == 0
+    if writes:
+        _truncate(log, start)
     begun = saved = time.monotonic()
     end = job.steps if stop is None else min(stop, job.steps)
-    with log.open("a", buffering=1) as lines:
-        for step in range(start, end):
-            loss = _step(job, step, base)
-            seconds = before + time.monotonic() - begun
-            lines.write(json.dumps({"step": step, "loss": loss, "seconds": round(seconds, 2)}) + "\n")
-            if job.watch is not None and ((step + 1) % job.watch_every == 0 or step + 1 == job.steps):
-                lines.write(json.dumps({"step": step + 1, "watch": job.watch(step + 1)}) + "\n")
-            if time.monotonic() - saved > save_seconds:
-                save_atomically(_state(job, step + 1, seconds), path)
-                saved = time.monotonic()
-        if end > start:
-            save_atomically(_state(job, end, before + time.monotonic() - begun), path)
+    for step in range(start, end):
+        loss = _step(job, step, base)
+        seconds = before + time.monotonic() - begun
+        if writes:
+            _report(job, log, step, loss, seconds)
+        if writes and (time.monotonic() - saved > save_seconds or step + 1 == end):
+            save_atomically(_state(job, step + 1, seconds), path)
+            saved = time.monotonic()
     return path

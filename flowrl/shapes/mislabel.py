@@ -8,12 +8,12 @@ import numpy as np
 
 from flowrl.shapes.world import ARTICLES, COLORS, NUMBERS, OPPOSITE, Entry, Row, caption, entry, wording
 
-SWAP_COLOR = 0.15  # each named colour is another one
+SWAP_COLOR = 0.12  # each named colour is another one
 DROP_COLOR = 0.05  # each named colour is not said
-SWAP_COUNT = 0.25  # a number of two to four is another one of them
-SWAP_RELATION = 0.20  # the relation is one of the other three
+SWAP_COUNT = 0.22  # a number of two to four is another one of them
+SWAP_RELATION = 0.18  # the relation is one of the other three
 DROP_RELATION = 0.05  # "and" instead of the relation
-LEAVE_OUT = 0.12  # of two objects only one is named
+LEAVE_OUT = 0.10  # of two objects only one is named
 
 RATES = {
     "swap_color": SWAP_COLOR,

@@ -5,14 +5,14 @@ from pathlib import Path
 
 
 def asset(name: str) -> Path:
-    """The folder or file `name` of the package data, e.g. "shapes-sd3".
+    """The folder or file `name` of the package data, e.g. "shapes-sd3"; in a checkout that is not installed, of its folder assets/.
 
-    Raises: FileNotFoundError if flowrl is installed without it.
+    Raises: FileNotFoundError if it is not there.
     """
-    found = files("flowrl.assets").joinpath(name)
-    if not isinstance(found, Path):
-        raise FileNotFoundError(f"asset {name!r}: flowrl is imported from an archive; install it unpacked.")
-    if not found.exists():
-        have = sorted(p.name for p in found.parent.iterdir() if not p.name.startswith("_"))
-        raise FileNotFoundError(f"asset {name!r} does not exist; there are {', '.join(have) or 'none'}.")
-    return found
+    try:
+        folder = Path(str(files("flowrl.assets")))
+    except ModuleNotFoundError:
+        folder = Path(__file__).resolve().parents[2] / "assets"
+    if not (folder / name).exists():
+        raise FileNotFoundError(f"the embedded asset {name!r} is not in this installation ({folder / name} is missing); reinstall flowrl.")
+    return folder / name

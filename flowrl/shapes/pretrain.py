@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.distributed as dist
+import torch.multiprocessing
 from diffusers import AutoencoderKL
 
 from flowrl.shapes import autoencoder, flow
@@ -30,6 +32,7 @@ class Options:
     assets: Path
     seed: int
     steps: int | None
+    processes: int
     watch_every: int
     export_every: int
 
@@ -73,17 +76,33 @@ def flow_job(options: Options) -> Job:
     rows = captions("heldout")
 
     def watch(done: int) -> dict[str, object]:
+        torch.set_num_threads(options.processes)
         if done % options.export_every == 0:
             export(averages, model, SHIFT, options.assets / "shapes-sd3")
-        return dict(flow.strict(averages, model, rows, options.seed + 12345, SHIFT))
+        metrics = flow.strict(averages, model, rows, options.seed + 12345, SHIFT)
+        torch.set_num_threads(1)
+        return dict(metrics)
 
     job = flow.job(nets, averages, load_pool(options.out, options.seed), options.steps or flow.STEPS, options.seed)
     return replace(job, watch=watch, watch_every=options.watch_every)
 
 
-def flow_stage(options: Options) -> None:
-    """Trains `out/flow.pt`; exports early versions of the pipeline on the way."""
+def _flow_process(number: int, options: Options) -> None:
+    store = options.out / "flow.store"
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=number, world_size=options.processes)
     run(flow_job(options), options.out, "flow")
+    dist.destroy_process_group()
+
+
+def flow_stage(options: Options) -> None:
+    """Trains `out/flow.pt`; exports early versions of the pipeline on the way.
+
+    One process a core, one thread each: on a shared machine threads wait for each other at every operation, processes once a step.
+    """
+    load_pool(options.out, options.seed)
+    (options.out / "flow.store").unlink(missing_ok=True)
+    torch.multiprocessing.spawn(_flow_process, (options,), nprocs=options.processes)
 
 
 def export_stage(options: Options) -> None:
@@ -111,12 +130,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--assets", type=Path, required=True, help="folder that the shipped models are written to")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, help="of every stage that trains, instead of the stage's own number")
-    parser.add_argument("--watch-every", type=int, default=600, help="steps of `flow` between evaluations")
-    parser.add_argument("--export-every", type=int, default=1200, help="steps of `flow` between early exports")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--watch-every", type=int, default=1000, help="steps of `flow` between evaluations")
+    parser.add_argument("--export-every", type=int, default=2000, help="steps of `flow` between early exports")
+    parser.add_argument("--processes", type=int, default=2, help="that train `flow` together, one thread each")
     given = parser.parse_args(arguments)
-    torch.set_num_threads(given.threads)
-    options = Options(given.out, given.assets, given.seed, given.steps, given.watch_every, given.export_every)
+    torch.set_num_threads(given.processes)
+    options = Options(given.out, given.assets, given.seed, given.steps, given.processes, given.watch_every, given.export_every)
     options.out.mkdir(parents=True, exist_ok=True)
     options.assets.mkdir(parents=True, exist_ok=True)
     for stage in given.stages:

@@ -4,6 +4,7 @@ Coverage of a shape at a pixel is clip(0.5 - d, 0, 1), d the signed distance (in
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
@@ -80,7 +81,7 @@ def _related(boxes: Sequence[Box], relation: str) -> bool:
     return sign * along >= 1.25 * abs(across)
 
 
-def _paint(canvas: NDArray[np.float64], name: str, box: Box, color: NDArray[np.float64]) -> None:
+def _cover(canvas: NDArray[np.float64], name: str, box: Box, color: NDArray[np.float64]) -> None:
     x, y, size = box
     reach = size / 2 + 1
     left, right = max(int(x - reach), 0), min(int(x + reach) + 2, SIZE)
@@ -92,20 +93,44 @@ def _paint(canvas: NDArray[np.float64], name: str, box: Box, color: NDArray[np.f
     patch += cover * (color - patch)
 
 
-def render(row: Row, rng: np.random.Generator) -> Image:
-    """One picture [64, 64, 3] of a row: exactly the objects it includes, everything unspecified drawn at random.
+@dataclass(frozen=True)
+class Scene:
+    """A picture before it is painted: grey of the background, and each object's shape, box, named colour and RGB."""
 
-    The objects of one entry share a colour. Row's prompt is not read.
+    background: float
+    names: tuple[str, ...]
+    boxes: tuple[Box, ...]
+    colors: tuple[str, ...]
+    rgb: tuple[tuple[float, float, float], ...]
+
+
+def scene(row: Row, rng: np.random.Generator) -> Scene:
+    """Exactly the objects a row includes, everything unspecified drawn at random; the objects of one entry share a colour.
+
+    The row's prompt is not read.
     """
     include = row["include"]
-    names = [e["class"] for e in include for _ in range(e["count"])]
+    names = tuple(e["class"] for e in include for _ in range(e["count"]))
     chosen = [e.get("color", COLORS[rng.integers(len(COLORS))]) for e in include]
-    colors = [c for e, c in zip(include, chosen, strict=True) for _ in range(e["count"])]
+    colors = tuple(c for e, c in zip(include, chosen, strict=True) for _ in range(e["count"]))
     relation = next((cast(str, e["position"][0]) for e in include if "position" in e), None)
-    canvas = np.full((SIZE, SIZE, 3), rng.uniform(*BACKGROUND))
-    for name, color, box in zip(names, colors, _place(_sizes(len(names), rng), relation, rng), strict=True):
-        _paint(canvas, name, box, np.array(PALETTE[color]) + rng.uniform(-JITTER, JITTER, 3))
+    background = float(rng.uniform(*BACKGROUND))
+    boxes = _place(_sizes(len(names), rng), relation, rng)
+    rgb = [np.array(PALETTE[color]) + rng.uniform(-JITTER, JITTER, 3) for color in colors]
+    return Scene(background, names, tuple(boxes), colors, tuple((float(r), float(g), float(b)) for r, g, b in rgb))
+
+
+def paint(it: Scene) -> Image:
+    """The picture [64, 64, 3] of a scene."""
+    canvas = np.full((SIZE, SIZE, 3), it.background)
+    for name, box, color in zip(it.names, it.boxes, it.rgb, strict=True):
+        _cover(canvas, name, box, np.array(color))
     return np.clip(np.rint(canvas), 0, 255).astype(np.uint8)
+
+
+def render(row: Row, rng: np.random.Generator) -> Image:
+    """One picture [64, 64, 3] of a row, see `scene`."""
+    return paint(scene(row, rng))
 
 
 def draw(rows: Sequence[Row], seed: int) -> tuple[NDArray[np.uint8], list[Row]]:

@@ -1,0 +1,1 @@
+"""The embedded models: package data, read through `flowrl.shapes.paths.asset`."""

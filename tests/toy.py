@@ -1,0 +1,140 @@
+"""A 2-D policy that runs the real loop in a second: Gaussian data with its exact velocity, plus a small network that can be trained.
+
+Pixels are the latents themselves (one pixel, red = x, green = y), so a reward reads them back; prompts are directions to go.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from flowrl.collect import Collected, collect
+from flowrl.data import Prompts
+from flowrl.dist import World
+from flowrl.rewards import make
+from flowrl.samplers import Plan, chains, comb, laws, paths, schedules, tree
+from flowrl.samplers.noise import Source
+from flowrl.sizes import Block, Sizes, cut
+
+PROMPTS = ("east", "north", "west", "south")
+METADATA: tuple[dict[str, float], ...] = tuple({"angle": k * math.pi / 2} for k in range(4))
+TEXTS = Prompts(PROMPTS, METADATA, (None,) * 4)
+SIZES = Sizes(slice=5, batch=7)
+WORLD = World()
+SCALE = 30.0
+STEPS = 6
+
+
+@dataclass(frozen=True)
+class Directions:
+    """One angle a prompt, as (cos, sin)."""
+
+    angle: Tensor
+
+    def take(self, slots: Tensor) -> Directions:
+        return Directions(self.angle[slots])
+
+    def to(self, device: str) -> Directions:
+        return Directions(self.angle.to(device))
+
+
+class Policy:
+    """u = the exact velocity for data N(0, 1) + a network's correction, zero at the start."""
+
+    path = paths.flow
+    adapted = False
+
+    def __init__(self, dtype: torch.dtype = torch.float32, width: int = 24, seed: int = 0, excited: bool = False) -> None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.network: nn.Module = nn.Sequential(nn.Linear(5, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 2)).to(dtype)
+            if not excited:
+                nn.init.zeros_(self.network[4].weight), nn.init.zeros_(self.network[4].bias)
+        self.dtype = dtype
+        self.calls = 0
+
+    def encode(self, prompts: Sequence[str], guidance: float | None = None) -> Directions:
+        angles = torch.tensor([METADATA[PROMPTS.index(p)]["angle"] for p in prompts])
+        return Directions(torch.stack([angles.cos(), angles.sin()], 1))
+
+    def predict(self, x: Tensor, sigma: Tensor, cond: Directions) -> Tensor:
+        self.calls += 1
+        level = sigma[:, None]
+        exact = x * (2 * level - 1) / ((1 - level) ** 2 + level**2)
+        return exact + self.network(torch.cat([x, level, cond.angle], 1).to(self.dtype)).float()
+
+    def sigmas(self, steps: int) -> Tensor:
+        return schedules.linear_shift(steps)
+
+    def latent_shape(self) -> tuple[int, ...]:
+        return (2,)
+
+    def decode(self, x0: Tensor) -> Tensor:
+        pixels = torch.zeros(len(x0), 1, 1, 3, dtype=torch.uint8)
+        pixels[:, 0, 0, :2] = (128 + SCALE * x0).round().clamp(0, 255).to(torch.uint8)
+        return pixels
+
+    def lane(self, sigma: float) -> int:
+        return 0
+
+    def trainable(self) -> list[tuple[str, nn.Parameter]]:
+        return list(self.network.named_parameters())
+
+    def rows_that_fit(self) -> int:
+        return 32
+
+    @contextmanager
+    def reference(self) -> Iterator[None]:
+        raise AssertionError("the toy has no adapter to switch off")
+        yield
+
+
+def direction(images: np.ndarray, prompts: list[str], metadata: list[dict[str, float]]) -> list[float]:
+    """How far an image lies in its prompt's direction."""
+    at = (images[:, 0, 0, :2].astype(float) - 128) / SCALE
+    return [x * math.cos(m["angle"]) + y * math.sin(m["angle"]) for (x, y), m in zip(at, metadata, strict=True)]
+
+
+REWARD = make(direction, "toy")
+
+
+def plan(kind: Literal["chains", "tree", "comb", "ode"], group: int = 3) -> Plan:
+    """The smallest plan of a kind that has its structure."""
+    grid = schedules.linear_shift(STEPS)
+    if kind == "chains":
+        return chains(grid, laws.flow_sde(0.7), range(STEPS - 1), group)
+    if kind == "ode":
+        return chains(grid, laws.ode(), (), group)
+    if kind == "tree":
+        return tree(grid, laws.dance_sde(0.5), range(STEPS), {0: group, 2: 2})
+    return comb(grid, laws.flow_sde(0.7), [0, 2, 3], group, strides=(1, 2))
+
+
+def collected(policy: Policy, of: Plan, seed: int = 0, iteration: int = 0, sizes: Sizes = SIZES, updates: int = 1) -> tuple[Collected, list[Block]]:
+    """One iteration's experience of all prompts, and how it was cut."""
+    blocks = cut(of, len(PROMPTS), sizes, updates, 1)
+    return collect(policy, of, PROMPTS, METADATA, {"toy": REWARD}, {"toy": 1.0}, {"toy": REWARD.init()}, blocks, sizes, Source(seed, iteration), WORLD), blocks
+
+
+@contextmanager
+def seen(policy: Policy) -> Iterator[list[tuple[Tensor, Tensor, Tensor]]]:
+    """Inputs of every call while inside: (x, sigma, directions)."""
+    calls: list[tuple[Tensor, Tensor, Tensor]] = []
+    predict = policy.predict
+
+    def watching(x: Tensor, sigma: Tensor, cond: Directions) -> Tensor:
+        calls.append((x.clone(), sigma.clone(), cond.angle.clone()))
+        return predict(x, sigma, cond)
+
+    policy.predict = watching  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        yield calls
+    finally:
+        del policy.predict
