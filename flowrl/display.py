@@ -69,8 +69,8 @@ class Display:
         if self._live is not None:
             self._live.refresh()
         elif not self.quiet:
+            # rich flushes after every print, so that a log can be followed.
             self.console.print(self.line(), soft_wrap=True, markup=False, highlight=False)
-            self.console.file.flush()
 
     @property
     def elapsed(self) -> float:

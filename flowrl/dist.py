@@ -1,14 +1,21 @@
-"""Processes: who am I, and the three collectives a run needs. One process is the same code with nothing to do."""
+"""Processes: who am I, and the few collectives a run needs. One process is the same code with nothing to do."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
 import torch.distributed as torch_dist
 from torch import Tensor
+
+T = TypeVar("T")
+KINDS = (torch.OutOfMemoryError, ValueError, OSError)
+"""Errors that keep their kind where another process raises them again; any other becomes a RuntimeError."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +53,38 @@ class World:
         self.sum(told)
         return float(told)
 
+    def gather(self, value: T) -> list[T]:
+        """Every process's value, by rank, everywhere."""
+        if self.size == 1:
+            return [value]
+        out: list[T] = [value] * self.size
+        torch_dist.all_gather_object(out, value)
+        return out
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """What one process raises inside is raised by all, so that none is left waiting for it. No other collective runs inside."""
+        failed: Exception | None = None
+        try:
+            yield
+        except Exception as error:
+            if self.size == 1:
+                raise
+            failed = error
+        told = self.gather(None if failed is None else (_kind(failed), str(failed)))
+        if failed is not None:
+            raise failed
+        for rank, said in enumerate(told):
+            if said is not None:
+                raise KINDS[said[0]](said[1]) if said[0] < len(KINDS) else RuntimeError(f"process {rank} failed: {said[1]}")
+
     def stop(self) -> None:
         if self.size > 1 and torch_dist.is_initialized():
             torch_dist.destroy_process_group()
+
+
+def _kind(error: Exception) -> int:
+    return next((i for i, kind in enumerate(KINDS) if isinstance(error, kind)), len(KINDS))
 
 
 def start(device: str = "auto") -> World:

@@ -85,12 +85,12 @@ def paths(kind: object, like: Sequence[str], prefix: str = "") -> Iterator[str]:
 
 def unknown(kind: object, key: str, where: str) -> SettingsError:
     """Names the paths that end in the same word (`lr` is meant to be `optim.lr`), else the nearest by spelling."""
-    paths = list(paths(kind, key.split(".")))
+    known = list(paths(kind, key.split(".")))
     last = key.rpartition(".")[2]
-    near = [path for path in paths if path.rpartition(".")[2] == last]
+    near = [path for path in known if path.rpartition(".")[2] == last]
     if not near:
-        whole = {path: difflib.SequenceMatcher(None, path, key).ratio() for path in paths}
-        ends = {path: difflib.SequenceMatcher(None, path.rpartition(".")[2], last).ratio() for path in paths}
+        whole = {path: difflib.SequenceMatcher(None, path, key).ratio() for path in known}
+        ends = {path: difflib.SequenceMatcher(None, path.rpartition(".")[2], last).ratio() for path in known}
         # a slip in a path that is otherwise right, or else a setting's own name with a slip, in whatever section
         scores = whole if max(whole.values()) > 0.8 else ends if max(ends.values()) > 0.7 else {}
         near = sorted((path for path in scores if scores[path] > max(scores.values()) - 0.05), key=lambda path: -scores[path])

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from flowrl.collect import images, scored, walk
+from flowrl.collect import draw, scored
+from flowrl.data import Prompts
 from flowrl.dist import World
-from flowrl.rewards.base import Reward, Samples
+from flowrl.rewards.base import Reward
 from flowrl.samplers import chains, laws
 from flowrl.samplers.noise import Source
 from flowrl.sizes import Sizes, cut
@@ -24,38 +24,45 @@ SEED = 2**61 - 1
 
 @dataclass(frozen=True)
 class Judged:
-    """scores: judge -> float64 [captions, images], NaN = could not be scored;  diversity: mean pairwise feature distance of a caption's images;
-    pixels: uint8 [captions, images, H, W, 3], zeros but for
-    `local`, the captions this process drew."""
+    """scores: judge -> float64 [captions, images], NaN = could not be scored;  diversity: mean pairwise feature distance of a
+    caption's images;  pictures: (caption, image) -> uint8 [H, W, 3], those that were asked for. The same in every process."""
 
     scores: Mapping[str, np.ndarray]
     diversity: float | None
-    pixels: Tensor
-    local: list[int]
+    pictures: Mapping[tuple[int, int], Tensor]
 
 
-def judge(policy: Policy, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]], judges: Mapping[str, Reward], images_each: int,
-          steps: int, sizes: Sizes, world: World, features: Callable[..., np.ndarray] | None = None,
-          guidance: float | None = None) -> Judged:
-    """Draw `images_each` images of every prompt with `steps` Euler steps and score them. The same noise at every call."""
+def judge(policy: Policy, prompts: Prompts, judges: Mapping[str, Reward], images_each: int, steps: int, sizes: Sizes, world: World,
+          features: Callable[..., np.ndarray] | None = None, guidance: float | None = None, show: Collection[int] = ()) -> Judged:
+    """Draw `images_each` images of every prompt with `steps` Euler steps and score them. The same noise at every call.
+
+    show: captions whose first two images are wanted.
+    Raises: torch.OutOfMemoryError in every process if one ran out of memory.
+    """
     plan = chains(policy.sigmas(steps), laws.ode(), (), images_each)
     blocks = cut(plan, len(prompts), sizes, 1, world.size)
-    ro, local, _, _ = walk(policy, plan, prompts, blocks, sizes, Source(SEED, 0), world, "heldout", guidance=guidance)
-    samples, pixels = None, None
-    if ro is not None:
-        mine, owned = images(policy, ro)
-        samples = Samples(mine, [prompts[int(p)] for p in local], [metadata[int(p)] for p in local], owned, torch.zeros(images_each, dtype=torch.long))
-        pixels = torch.zeros(len(prompts), *mine.shape[1:], dtype=torch.uint8)
-        pixels[local] = mine
+    drawn = draw(policy, plan, prompts, torch.arange(len(prompts)), blocks, sizes, Source(SEED, 0), world, "heldout",
+                 guidance=guidance)
     states = {name: reward.init() for name, reward in judges.items()}
-    scores = scored(judges, samples, states, local, (len(prompts), images_each), world)
-    spread = torch.zeros(2, dtype=torch.float64, device=world.device)
-    if features is not None and samples is not None:
-        for row, owned in zip(samples.pixels, samples.scored, strict=True):
-            spread += torch.tensor(pairwise(features(row[owned].numpy())), dtype=torch.float64, device=world.device)
-    world.sum(spread)
-    return Judged({name: s.values.double().numpy() for name, s in scores.items()},
-                  float(spread[0] / spread[1]) if spread[1] else None, torch.zeros(0) if pixels is None else pixels, local.tolist())
+    scores = scored(judges, drawn.samples, states, drawn.local, (len(prompts), images_each), world)
+    seen, vectors = dict[tuple[int, int], Tensor](), dict[int, np.ndarray]()
+    with world.together():
+        if drawn.samples is not None:
+            for caption, row, owned in zip(drawn.local.tolist(), drawn.samples.pixels, drawn.samples.scored, strict=True):
+                # clone: a view would take its whole storage along to the other processes
+                seen |= {(caption, i): row[i].clone() for i in owned.nonzero().flatten().tolist() if i < 2 and caption in show}
+                if features is not None:
+                    vectors[caption] = features(row[owned].numpy())
+    return Judged({name: s.values.double().numpy() for name, s in scores.items()}, _diversity(world.gather(vectors)),
+                  {key: picture for part in world.gather(seen) for key, picture in part.items()})
+
+
+def _diversity(parts: Sequence[Mapping[int, np.ndarray]]) -> float | None:
+    """Mean over all pairs of images of one caption, whichever process drew them."""
+    captions = sorted({caption for part in parts for caption in part})
+    spread = [pairwise(np.concatenate([part[caption] for part in parts if caption in part])) for caption in captions]
+    pairs = sum(count for _, count in spread)
+    return sum(distance for distance, _ in spread) / pairs if pairs else None
 
 
 def pairwise(f: np.ndarray) -> tuple[float, float]:

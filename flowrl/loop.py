@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 
 from flowrl import data
-from flowrl.collect import collect
+from flowrl.collect import Collected, collect
 from flowrl.data import Prompts
 from flowrl.dist import World
 from flowrl.recipe import Recipe
@@ -18,11 +20,14 @@ from flowrl.rewards import total
 from flowrl.rewards.base import Reward, Scores, State
 from flowrl.samplers import Plan
 from flowrl.samplers.noise import Source
-from flowrl.sizes import Sizes, cut
+from flowrl.sizes import Block, Sizes, cut
 from flowrl.types import Cond, Method, Policy, Queries, Rollout
 from flowrl.update import RatioError, Trained, anchored, form, update
 from flowrl.weights import Weights
 from flowrl.witness import Witness, difference, watched
+
+log = logging.getLogger("flowrl")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -52,14 +57,20 @@ class Session:
     fresh: bool = True
 
     def state(self) -> dict[str, Any]:
-        return {"weights": self.weights.state(), "optimizer": self.optimizer.state_dict(), "states": self.states, "seconds": self.seconds,
-                "sizes": [self.sizes.slice, self.sizes.batch], "books": self.books}
+        return {"weights": self.weights.state(), "optimizer": self.optimizer.state_dict(), "states": self.states,
+                "seconds": self.seconds, "sizes": [self.sizes.slice, self.sizes.batch], "books": self.books}
 
     def load(self, iteration: int, state: Mapping[str, Any]) -> None:
+        if set(state["states"]["rewards"]) != set(self.states["rewards"]):
+            raise ValueError(f"the run was trained for the rewards {', '.join(state['states']['rewards'])}, and is now given "
+                             f"{', '.join(self.states['rewards'])}; pass the same ones")
         self.weights.load(state["weights"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.states, self.books = state["states"], state["books"]
-        self.seconds, self.sizes, self.iteration = state["seconds"], Sizes(*state["sizes"]), iteration
+        # only the moments: the settings of the optimizer are the recipe's, which a resumed run may change
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state["optimizer"]["state"]})
+        if state["books"]["geometry"] == self.books["geometry"]:
+            self.sizes = Sizes(*state["sizes"])
+        self.states, self.books = state["states"], {**state["books"], "geometry": self.books["geometry"]}
+        self.seconds, self.iteration = state["seconds"], iteration
 
 
 def begin(parts: Parts, sizes: Sizes) -> Session:
@@ -68,7 +79,28 @@ def begin(parts: Parts, sizes: Sizes) -> Session:
     spec = parts.recipe.optim
     optimizer = torch.optim.AdamW(weights.parameters, lr=spec.lr, betas=spec.betas, eps=spec.eps, weight_decay=spec.weight_decay)
     states: dict[str, State] = {name: reward.init() for name, (reward, _) in parts.rewards.items()}
-    return Session(weights, optimizer, sizes, {"rewards": states, "advantage": parts.method.advantage.init()})
+    # what sizes were derived from: a resumed run that still agrees goes on with the sizes it had come down to
+    asked = parts.recipe.sizes
+    geometry = [parts.world.size, parts.method.updates, asked.prompts, asked.group, asked.slice, asked.batch]
+    return Session(weights, optimizer, sizes, {"rewards": states, "advantage": parts.method.advantage.init()},
+                   books={"geometry": geometry})
+
+
+def within_memory(session: Session, attempt: Callable[[Sizes], T]) -> T:
+    """attempt(sizes), begun again with half as many rows a call as long as memory does not suffice; the session keeps those sizes.
+
+    Raises: torch.OutOfMemoryError where one row does not fit.
+    """
+    while True:
+        try:
+            return attempt(session.sizes)
+        except torch.OutOfMemoryError:
+            shrink(session)
+
+
+def shrink(session: Session) -> None:
+    session.sizes = session.sizes.halved()
+    log.warning("out of memory: going on with slices of <= %d rows and blocks of <= %d", session.sizes.slice, session.sizes.batch)
 
 
 def chosen(parts: Parts, iteration: int) -> Prompts:
@@ -97,7 +129,8 @@ def iterate(parts: Parts, session: Session) -> dict[str, float]:
         group["lr"] = lr
     row: dict[str, float] = {"iteration": it}
     for slots in batches(plans):
-        _accumulate(row, _batch(parts, session, prompts.take(slots), plans[slots[0]]), len(slots) / len(prompts))
+        new = _batch(parts, session, prompts.take(slots), torch.tensor(slots), plans[slots[0]])
+        _accumulate(row, new, len(slots) / len(prompts))
     session.weights.follow(it)
     session.iteration += 1
     row["optim/lr"] = lr
@@ -115,34 +148,34 @@ def _accumulate(row: dict[str, float], new: Mapping[str, float], share: float) -
             row[name] = row.get(name, 0.0) + value * (1.0 if name.startswith("seconds/") else share)
 
 
-def _batch(parts: Parts, session: Session, prompts: Prompts, plan: Plan) -> dict[str, float]:
+def _batch(parts: Parts, session: Session, prompts: Prompts, slots: Tensor, plan: Plan) -> dict[str, float]:
     """Prompts that share a plan, through all stages."""
     method, policy, world, run = parts.method, parts.policy, parts.world, parts.recipe.run
     noise = Source(run.seed, session.iteration)
     rewards = {name: reward for name, (reward, _) in parts.rewards.items()}
     factors = {name: factor for name, (_, factor) in parts.rewards.items()}
-    witness = Witness(policy.network, plan) if session.fresh and len(plan.edges) else None
-    while True:
-        blocks = cut(plan, len(prompts), session.sizes, method.updates, world.size)
-        try:
-            with session.weights.using(method.sample_from):
-                got = collect(policy, plan, prompts.text, prompts.metadata, rewards, factors, session.states["rewards"], blocks,
-                              session.sizes, noise, world, witness)
-            break
-        except torch.OutOfMemoryError:
-            session.sizes = session.sizes.halved()
+
+    def attempt(sizes: Sizes) -> tuple[Collected, list[Block], Witness | None]:
+        blocks = cut(plan, len(prompts), sizes, method.updates, world.size)
+        witness = Witness(policy.network, plan) if session.fresh and len(plan.edges) else None
+        with session.weights.using(method.sample_from):
+            return collect(policy, plan, prompts, slots, rewards, factors, session.states["rewards"], blocks, sizes, noise, world,
+                           witness), blocks, witness
+
+    got, blocks, witness = within_memory(session, attempt)
     credit, session.states["advantage"] = method.advantage.apply(got.outcome, session.states["advantage"])
     clock = time.perf_counter()
     q = None if got.rollout is None else method.objective.queries(got.rollout, credit.take(got.local), noise)
     if run.anchor == "replay" and q is not None and got.rollout is not None:
-        got = replace(got, rollout=anchored(policy, got.rollout, q, got.cond, noise))
+        with session.weights.using(method.sample_from):
+            got = replace(got, rollout=anchored(policy, got.rollout, q, got.cond, noise))
     try:
-        trained = update(policy, session.weights, method, got, q, blocks, session.optimizer, parts.recipe.optim.max_norm, noise, world,
-                         exact=method.sample_from == "current")
+        trained = update(policy, session.weights, method, got, q, blocks, session.optimizer, parts.recipe.optim.max_norm, noise,
+                         world, exact=method.sample_from == "current")
     except RatioError as error:
         raise RatioError(f"{error}: {_named(policy, got.rollout, q, got.cond, noise, witness)}") from None
-    if trained.halvings:
-        session.sizes = session.sizes.halved()
+    for _ in range(trained.halvings):
+        shrink(session)
     session.fresh = False
     return {**summary(got.outcome.scores, factors), **measured(trained, run.anchor == "replay"),
             **{f"seconds/{k}": v for k, v in got.seconds.items()}, "seconds/train": time.perf_counter() - clock}

@@ -16,6 +16,7 @@ from flowrl.samplers import Plan, units
 
 LARGEST_SLICE = 32
 LARGEST_BATCH = 96
+REMEDY = "use a smaller image, a lower lora.rank, --set policy.checkpointing=true or --set policy.dtype=bfloat16"
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,7 @@ class Sizes:
         Raises: torch.OutOfMemoryError where one row is already all there is.
         """
         if self.slice == 1 and self.batch == 1:
-            raise torch.OutOfMemoryError("out of memory with one row a call; use a smaller image, a lower lora.rank, "
-                                         "--set policy.checkpointing=true or --set policy.dtype=bfloat16")
+            raise torch.OutOfMemoryError(f"out of memory with one row a call; {REMEDY}")
         return replace(self, slice=max(1, self.slice // 2), batch=max(1, self.batch // 2))
 
 
@@ -71,6 +71,6 @@ def cut(plan: Plan, prompts: int, sizes: Sizes, updates: int, processes: int) ->
 def describe(sizes: Sizes, blocks: Sequence[Block], plan: Plan, prompts: int, processes: int, updates: int) -> str:
     """One line a human can check."""
     calls = sum(-(-len(b.units) // sizes.slice) for b in blocks) * max(1, len(plan.rows) // max(1, len(plan.roots)))
-    return (f"{prompts} prompts x {len(plan.leaves)} images = {prompts * len(plan.leaves)} images an iteration on {processes} process(es); "
-            f"rollout in {len(blocks)} blocks of <= {sizes.batch}, training in slices of <= {sizes.slice} rows "
+    return (f"{prompts} prompts x {len(plan.leaves)} images = {prompts * len(plan.leaves)} images an iteration on {processes} "
+            f"process(es); rollout in {len(blocks)} blocks of <= {sizes.batch}, training in slices of <= {sizes.slice} rows "
             f"({calls} recorded calls), {updates} optimizer step(s)")

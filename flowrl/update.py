@@ -12,7 +12,7 @@ from flowrl.collect import Collected
 from flowrl.dist import World
 from flowrl.samplers import Rollout
 from flowrl.samplers.noise import Source
-from flowrl.sizes import Block
+from flowrl.sizes import REMEDY, Block
 from flowrl.types import Batch, Cond, Method, Policy, Queries
 from flowrl.weights import Weights
 
@@ -42,7 +42,8 @@ def form(q: Queries, rows: Tensor, ro: Rollout, noise: Source) -> Batch:
     sigma = q.sigma[rows].float().to(device)
     x, clean, target = x0, None, None
     if (q.key[rows] >= 0).any():
-        x1 = torch.stack([noise.normal(x0.shape[1:], int(ro.slots[p]), int(k), "query") for p, k in zip(prompt, q.key[rows], strict=True)])
+        pairs = zip(ro.slots[prompt].tolist(), q.key[rows].tolist(), strict=True)
+        x1 = torch.stack([noise.normal(x0.shape[1:], slot, key, "query") for slot, key in pairs])
         x1, clean = x1.to(device), x0
         level = sigma.view(-1, *[1] * (x0.ndim - 1))
         x, target = ro.path.alpha(level) * x0 + level * x1, ro.path.target(x0, x1, level)
@@ -61,6 +62,8 @@ def _answers(policy: Policy, weights: Weights, needs: Sequence[str], batch: Batc
         with torch.no_grad(), weights.using(name):
             u[name] = policy.predict(batch.x, batch.sigma, mine)
     u["current"] = policy.predict(batch.x, batch.sigma, mine)
+    if torch.is_grad_enabled() and not u["current"].requires_grad:
+        raise RatioError("the replay's predictions carry no gradient to the trained weights")
     return u
 
 
@@ -75,7 +78,8 @@ def anchored(policy: Policy, ro: Rollout, q: Queries, cond: Cond, noise: Source)
     with torch.no_grad():
         for rows in q.slices:
             batch = form(q, rows, ro, noise)
-            u[q.row_prompt[rows], q.old[rows]] = policy.predict(batch.x, batch.sigma, cond.take(batch.slot.to(batch.x.device))).to(u)
+            mine = cond.take(batch.slot.to(batch.x.device))
+            u[q.row_prompt[rows], q.old[rows]] = policy.predict(batch.x, batch.sigma, mine).to(u)
     return replace(ro, u=u)
 
 
@@ -120,8 +124,8 @@ def _backward(policy: Policy, weights: Weights, method: Method, q: Queries, mine
 
 def _edges(batches: Sequence[Batch]) -> Batch:
     """The per-edge fields of several slices together; a coupled loss sees no latents."""
-    take = {name: torch.cat([getattr(b, name) for b in batches]) for name in ("a", "b", "s", "delta", "advantage", "weight", "kl_weight")}
-    return replace(batches[0], **take)
+    names = ("a", "b", "s", "delta", "advantage", "weight", "kl_weight")
+    return replace(batches[0], **{name: torch.cat([getattr(b, name) for b in batches]) for name in names})
 
 
 def _add(total: dict[str, Tensor], new: Mapping[str, Tensor]) -> None:
@@ -153,20 +157,14 @@ def step(optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter], m
 
 
 def shrunk(q: Queries) -> Queries:
-    """Every slice in two.
-
-    Raises: torch.OutOfMemoryError where slices are single rows already.
-    """
-    if max(len(rows) for rows in q.slices) == 1:
-        raise torch.OutOfMemoryError("out of memory while training on a single row; use a smaller image, a lower lora.rank, "
-                                     "--set policy.checkpointing=true or --set policy.dtype=bfloat16")
+    """Every slice of more than a row in two."""
     halves = [(half, block) for rows, block in zip(q.slices, q.block, strict=True) for half in rows.split(-(-len(rows) // 2))]
     return replace(q, slices=[h for h, _ in halves], block=[b for _, b in halves])
 
 
 def update(policy: Policy, weights: Weights, method: Method, got: Collected, q: Queries | None, blocks: Sequence[Block],
            optimizer: torch.optim.Optimizer, max_norm: float, noise: Source, world: World, exact: bool = True) -> Trained:
-    """All optimizer steps of one iteration. A step that runs out of memory is begun again with half slices and re-anchored predictions.
+    """All optimizer steps of one iteration. A step that runs out of memory begins again with half slices, re-anchored.
 
     Raises: RatioError if the ratio to the record is not exactly 1 before the first step (exact=False allows it);
     torch.OutOfMemoryError where a single row does not fit.
@@ -189,9 +187,13 @@ def update(policy: Policy, weights: Weights, method: Method, got: Collected, q: 
                 break
             optimizer.zero_grad(set_to_none=True)
             halvings += 1
-            if q is not None and ro is not None:
-                q = shrunk(q)
-                ro = anchored(policy, ro, q, got.cond, noise)
+            with world.together():
+                if q is not None and ro is not None:
+                    if full and max(len(rows) for rows in q.slices) == 1:
+                        raise torch.OutOfMemoryError(f"out of memory while training on a single row; {REMEDY}")
+                    q = shrunk(q)
+                    with weights.using(method.sample_from):
+                        ro = anchored(policy, ro, q, got.cond, noise)
         row = gathered(metrics, world)
         if exact and not steps and row.get("ratio/max_abs", 0.0) != 0:
             optimizer.zero_grad(set_to_none=True)
@@ -209,11 +211,6 @@ def _mean(values: Sequence[float]) -> float:
 
 def gathered(metrics: Mapping[str, Tensor], world: World) -> dict[str, float]:
     """Sums (for *max_abs: the largest) over all processes."""
-    if world.size == 1:
-        return {name: float(v) for name, v in metrics.items()}
-    import torch.distributed as dist
-
-    out: list[dict[str, float] | None] = [None] * world.size
-    dist.all_gather_object(out, {name: float(v) for name, v in metrics.items()})
-    names = dict.fromkeys(name for m in out if m for name in m)
-    return {n: (max if n.endswith("max_abs") else sum)([m[n] for m in out if m and n in m]) for n in names}
+    every = world.gather({name: float(v) for name, v in metrics.items()})
+    names = dict.fromkeys(name for m in every for name in m)
+    return {n: (max if n.endswith("max_abs") else sum)([m[n] for m in every if n in m]) for n in names}

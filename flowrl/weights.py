@@ -21,7 +21,8 @@ class Weights:
         self.policy = policy
         self.sets = dict(sets)
         self.parameters: Sequence[nn.Parameter] = [p for _, p in policy.trainable()]
-        self.stored = {name: [p.detach().clone() for p in self.parameters] for name, kind in self.sets.items() if not self._off(kind)}
+        kept = [name for name, kind in self.sets.items() if not self._off(kind)]
+        self.stored = {name: [p.detach().clone() for p in self.parameters] for name in kept}
 
     def _off(self, kind: WeightSet) -> bool:
         return kind.kind == "frozen" and self.policy.adapted
@@ -69,9 +70,14 @@ class Weights:
     @torch.no_grad()
     def load(self, state: Mapping[str, Sequence[Tensor]]) -> None:
         if set(state) != {"current", *self.stored}:
-            raise ValueError(f"the checkpoint holds weight sets {sorted(state)}, this method needs {sorted(['current', *self.stored])}")
+            raise ValueError(f"the checkpoint holds weight sets {sorted(state)}, this method needs "
+                             f"{sorted(['current', *self.stored])}; resume with the method and model of the run")
         for name, tensors in {"current": self.parameters, **self.stored}.items():
             if len(tensors) != len(state[name]):
-                raise ValueError(f"the checkpoint's {name!r} weights have {len(state[name])} tensors, this model trains {len(tensors)}")
+                raise ValueError(f"the checkpoint's {name!r} weights have {len(state[name])} tensors, this model trains "
+                                 f"{len(tensors)}; resume with the model and lora settings of the run")
             for own, saved in zip(tensors, state[name], strict=True):
+                if own.shape != saved.shape:
+                    raise ValueError(f"the checkpoint's {name!r} weights have a tensor of shape {list(saved.shape)}, this "
+                                     f"model's is {list(own.shape)}; resume with the model and lora settings of the run")
                 own.copy_(saved)

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from flowrl.samplers import Plan
 
+SWAPPED = "adapters were merged, switched off or replaced in between"
+
 Trace = list[tuple[str, tuple[int, ...], str, str]]
 """(module, shape, dtype, digest of the values) in order of completion; the network's own inputs come first."""
 
@@ -72,16 +74,22 @@ class Witness:
 
 def difference(rollout: Trace, replay: Trace) -> str:
     """A sentence that names the first place where two calls part."""
+    here, there = ({mark[0] for mark in trace} for trace in (rollout, replay))
+    for name, *_ in (*rollout, *replay):
+        if name not in here & there:
+            only = "rollout and not in the replay" if name in here else "replay and not in the rollout"
+            return f"{name} ran in the {only}: {SWAPPED}"
     for old, new in zip(rollout, replay, strict=False):
         if old[0] != new[0]:
-            return f"the rollout ran {old[0]} where the replay ran {new[0]}: adapters were merged, switched off or replaced in between"
+            return f"the rollout ran {old[0]} where the replay ran {new[0]}: {SWAPPED}"
         if old[1] != new[1]:
-            return f"{old[0]} has shape {list(old[1])} in the rollout and {list(new[1])} in the replay: the calls hold different rows"
+            shapes = f"shape {list(old[1])} in the rollout and {list(new[1])} in the replay"
+            return f"{old[0]} has {shapes}: the calls hold different rows"
         if old[2] != new[2]:
             return f"{old[0]} is {old[2]} in the rollout and {new[2]} in the replay"
         if old[3] != new[3]:
             cause = "the stored state was rounded or altered" if old[0].startswith("input") else "its weights or its kernel changed"
             return f"{old[0]} is the first that differs between rollout and replay: {cause}"
     if len(rollout) != len(replay):
-        return f"the rollout ran {len(rollout)} modules and the replay {len(replay)}: adapters were merged, switched off or replaced in between"
+        return f"the rollout ran {len(rollout)} modules and the replay {len(replay)}: {SWAPPED}"
     return "every module agrees: the difference lies outside the network (guidance, or the stored predictions)"

@@ -135,15 +135,15 @@ def _images(
             for side, values, good in (("before", before, 0.3), ("after", after, 0.95)):
                 sheets[side].append(picture(rng, good))
                 name = f"{side}/{c:02d}_{k}.png"
-                Image.fromarray(sheets[side][-1]).save(folder.samples / name)
+                Image.fromarray(sheets[side][-1]).save(folder.samples / name, compress_level=1)
                 entry[side] = {"file": name, "score": float(values[28 * c, k])}
             rows.append(entry)
     captions = [t for t in texts for _ in range(4)]
-    contact_sheet(np.stack(sheets["before"]), captions, 6).save(folder.samples / "before.png")
-    contact_sheet(np.stack([picture(rng, 0.6) for _ in captions]), captions, 6).save(folder.samples / "000020.png")
+    contact_sheet(np.stack(sheets["before"]), captions, 6).save(folder.samples / "before.png", compress_level=1)
+    contact_sheet(np.stack([picture(rng, 0.6) for _ in captions]), captions, 6).save(folder.samples / "000020.png", compress_level=1)
     if finished:
         scores = [r["after"]["score"] for r in rows]
-        contact_sheet(np.stack(sheets["after"]), captions, 6, scores).save(folder.samples / "after.png")
+        contact_sheet(np.stack(sheets["after"]), captions, 6, scores).save(folder.samples / "after.png", compress_level=1)
         (folder.samples / "index.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
 
 

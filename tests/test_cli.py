@@ -72,7 +72,8 @@ def part(score: float, **tasks: float) -> dict[str, Any]:
 def write_result(folder: Path, **changes: Any) -> Path:
     folder.mkdir(exist_ok=True)
     result = {"method": "mix_grpo", "seed": 3, "minutes": 4.25, "before": part(0.21, single=0.5, counting=0.1),
-              "after": part(0.35, single=0.75, counting=0.05), "gain": {"score": 0.14, "standard_error": 0.02}, "folder": str(folder)}  # fmt: skip
+              "after": part(0.35, single=0.75, counting=0.05), "gain": {"score": 0.14, "standard_error": 0.02},
+              "folder": str(folder)}  # fmt: skip
     (folder / "result.json").write_text(json.dumps({**result, **changes}))
     return folder
 
@@ -358,7 +359,7 @@ def test_score_refuses_what_it_cannot_do(tmp_path: Path, capsys: pytest.CaptureF
 def test_seeds():
     assert parse_seeds("0,2-4, 3,9") == [0, 2, 3, 4, 9]
     for wrong in ("", "a", "1-", "-1", "1.5"):
-        with pytest.raises(ValueError, match="^seeds "):
+        with pytest.raises(ValueError, match=r"^seeds "):
             parse_seeds(wrong)
 
 
@@ -386,7 +387,7 @@ def test_the_final_screen_of_a_run_without_evaluation(tmp_path: Path, capsys: py
 
 
 def test_the_final_screen_without_a_result(tmp_path: Path):
-    with pytest.raises(FileNotFoundError, match="has no result.json: the run has not finished; go on with flowrl train --resume"):
+    with pytest.raises(FileNotFoundError, match=r"has no result.json: the run has not finished; go on with flowrl train --resume"):
         screen.final(tmp_path)
     (tmp_path / "result.json").write_text("{")
     with pytest.raises(ValueError, match="cannot be read as JSON"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import subprocess
 import sys
 import time
@@ -139,20 +140,18 @@ def test_tensors_are_numbers() -> None:
 
 def test_a_log_gets_one_plain_line_an_iteration_at_once() -> None:
     code = (
-        "import sys, time\nfrom flowrl.display import Display\n"
-        "with Display(3, 't') as d:\n for i in range(2):\n  d.update({'iteration': i, 'reward/mean': 0.5})\n  time.sleep(1 - i)\n"
-        " sys.stdin.read()"
+        "import time\nfrom flowrl.display import Display\n"
+        "with Display(3, 't') as d:\n for i in range(2):\n  d.update({'iteration': i, 'reward/mean': 0.5})\n  time.sleep(1 - i)"
     )
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
     command = [sys.executable, "-c", code]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1]
-    ) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1], env=environment) as process:
         assert process.stdout
         first, began = process.stdout.readline(), time.monotonic()
         second = process.stdout.readline()
-        # The first line came before the second was made, so it was flushed; the process is still alive.
-        assert time.monotonic() - began > 0.5 and process.poll() is None
-        rest = process.communicate("")[0]
+        # Without a flush both lines would come together when the process ends.
+        assert time.monotonic() - began > 0.5
+        rest = process.stdout.read()
     assert first.startswith("[1/3]  reward 0.5000") and second.startswith("[2/3]") and rest == "" and "\x1b" not in first
 
 

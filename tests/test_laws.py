@@ -67,7 +67,7 @@ def test_flow_sde_forgets_the_guarded_first_step(level: float) -> None:
     found = errors(lambda n: laws.flow_sde(level), [320, 1280, 20480])
     assert max(found) < 3e-3 and found[-1] < 1e-3
     if level >= 0.7:  # at 0.3 the decay is too slow to be told from its change of sign
-        assert orders(found[-2:])[0] > 0.9 * 4 * min(1, level**2)
+        assert orders(found[-2:])[0] > 0.8 * 4 * min(1, level**2)
 
 
 @pytest.mark.parametrize("level", [0.3, 0.8])

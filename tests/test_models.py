@@ -42,6 +42,7 @@ def test_a_prediction_has_the_same_bits_with_and_without_grad(folder: Path, dtyp
     u = p.predict(x, sigma, cond)
     with torch.no_grad():
         again = p.predict(x, sigma, cond)
+    assert p.network.gradient_checkpointing is checkpointing
     assert u.requires_grad
     assert u.dtype == torch.float32
     assert torch.equal(u.detach(), again)
@@ -178,6 +179,12 @@ def test_free_encoders_keeps_what_was_encoded_and_refuses_the_rest(encodings: tu
     assert sorted(seen) == sorted(["", *PROMPTS])
     with pytest.raises(ValueError, match="'a green circle' was not encoded before free_encoders"):
         p.encode(["a green circle"])
+
+
+def test_free_encoders_encodes_the_negative_prompt_too(folder: Path) -> None:
+    p = policy(folder, negative="a blue square")
+    p.free_encoders(PROMPTS)
+    assert len(p.encode(PROMPTS)) == 2
 
 
 def test_the_store_forgets_the_oldest_above_its_limit_but_not_once_closed() -> None:

@@ -79,7 +79,7 @@ def test_held_out_noise_is_never_training_noise() -> None:
         for judged in (False, True):
             with toy.seen(policy) as calls:
                 if judged:
-                    heldout.judge(policy, toy.PROMPTS, toy.METADATA, {"toy": toy.REWARD}, 6, 4, toy.SIZES, toy.WORLD)
+                    heldout.judge(policy, toy.TEXTS, {"toy": toy.REWARD}, 6, 4, toy.SIZES, toy.WORLD)
                 else:
                     toy.collected(policy, toy.plan("ode", group=6), seed=seed, iteration=0)
             starts[judged] = {row.numpy().tobytes() for x, sigma, _ in calls for row in x[sigma == 1]}

@@ -196,7 +196,8 @@ def test_no_error_of_pydantic_reaches_the_user():
 
 def test_a_dumped_recipe_loads_equal_down_to_tuples_and_text(tmp_path: Path):
     args = {"tuple": (0, (1, 2)), "list": [1, (2,)], "map": {2: {"a": None}}, "inf": float("inf"), "tiny": 1e-300, "flag": False,
-            "texts": ["1e-3", "no", "16:9", "", "null", "true", "0o7", "010", "2001-01-01", "a: b", "# c", " x ", "é\n\t", "~", "=", "!x"]}  # fmt: skip
+            "text": ["1e-3", "no", "16:9", "", "null", "true", "0o7", "010", "2001-01-01", "a: b", "# c", " x",
+                     "é\n\t", "~", "=", "\x85"]}  # fmt: skip
     recipe = resolve(RECIPE, {"method.args": args, "policy.negative": "null", "run.name": "1e5", "policy.lora.targets": ("a",)})
     back = load(dump(recipe, tmp_path / "deep" / "run.yaml"))
     assert back == recipe
@@ -211,7 +212,7 @@ values = st.recursive(
 )
 
 
-@hypothesis.settings(deadline=None)
+@hypothesis.settings(deadline=None, max_examples=60)
 @given(st.dictionaries(st.text(), values))
 def test_any_free_arguments_come_back_from_yaml_equal(tmp_path_factory: pytest.TempPathFactory, args: dict[str, Any]):
     path = tmp_path_factory.getbasetemp() / "any.yaml"

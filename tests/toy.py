@@ -120,7 +120,8 @@ def plan(kind: Literal["chains", "tree", "comb", "ode"], group: int = 3) -> Plan
 def collected(policy: Policy, of: Plan, seed: int = 0, iteration: int = 0, sizes: Sizes = SIZES, updates: int = 1) -> tuple[Collected, list[Block]]:
     """One iteration's experience of all prompts, and how it was cut."""
     blocks = cut(of, len(PROMPTS), sizes, updates, 1)
-    return collect(policy, of, PROMPTS, METADATA, {"toy": REWARD}, {"toy": 1.0}, {"toy": REWARD.init()}, blocks, sizes, Source(seed, iteration), WORLD), blocks
+    slots = torch.arange(len(PROMPTS))
+    return collect(policy, of, TEXTS, slots, {"toy": REWARD}, {"toy": 1.0}, {"toy": REWARD.init()}, blocks, sizes, Source(seed, iteration), WORLD), blocks
 
 
 @contextmanager

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import importlib
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from flowrl import data, methods
+from flowrl import data, methods, settings
 from flowrl.data import Prompts
 from flowrl.recipe import DataSpec, MethodSpec, Recipe
 from flowrl.rewards import make
@@ -36,21 +35,15 @@ def method(spec: MethodSpec, group: int) -> Method:
     Raises: ValueError for an unknown name or argument, a group too small to compare, or arguments the method refuses.
     """
     if group < SMALLEST:
-        raise ValueError(f"sizes.group is {group}: a group of {group} has nothing to compare with, so every advantage is 0; use at least {SMALLEST}")
+        raise ValueError(f"sizes.group is {group}: a group of {group} has nothing to compare with, so every advantage is 0; "
+                         f"use at least {SMALLEST}")
     make_method = methods.TABLE.get(spec.name) or (imported(spec.name, "method") if ":" in spec.name else None)
     if make_method is None:
         near = _near(spec.name, methods.TABLE)
         raise ValueError(f"method {spec.name!r} is unknown{near}; there are: {', '.join(methods.TABLE)}, or module:function")
-    known = inspect.signature(make_method).parameters
-    for name in spec.args:
-        if name not in known:
-            raise ValueError(f"method {spec.name} has no argument {name!r}{_near(name, known)}; it takes {', '.join(known)}")
     if "group" in spec.args:
         raise ValueError("the group size is sizes.group; take method.args.group out")
-    try:
-        return make_method(group=group, **spec.args)
-    except TypeError as error:
-        raise ValueError(f"method {spec.name} refused its arguments {spec.args}: {error}") from error
+    return make_method(**settings.arguments(make_method, {**spec.args, "group": group}))
 
 
 def _near(name: str, known: Mapping[str, Any]) -> str:
@@ -66,7 +59,8 @@ def prompts(spec: DataSpec, given: Any = None) -> tuple[Prompts, Prompts]:
         from flowrl.shapes import protocol, world
 
         return data.read(world.captions("train"), "prompt"), data.read(protocol.rows(), "prompt")
-    return data.split(data.read(spec.prompts if given is None else given, spec.prompt, spec.image), spec.heldout, spec.prompt, spec.image)
+    every = data.read(spec.prompts if given is None else given, spec.prompt, spec.image)
+    return data.split(every, spec.heldout, spec.prompt, spec.image)
 
 
 def rewards(recipe: Recipe, given: Mapping[str, Any] | None, device: str) -> dict[str, tuple[Reward, float]]:
@@ -80,6 +74,8 @@ def rewards(recipe: Recipe, given: Mapping[str, Any] | None, device: str) -> dic
             raise ValueError(f"reward {spec.name!r} is given twice; add the weights up instead")
         out[spec.name] = (make(spec.name, device=device), spec.weight)
     for name, value in (given or {}).items():
+        if name in out:
+            raise ValueError(f"reward {name!r} is given twice, in the recipe and as a value; give one of them another name")
         reward, factor = value if isinstance(value, tuple) else (value, 1.0)
         out[name] = (make(reward, name, device=device), float(factor))
     if not out:

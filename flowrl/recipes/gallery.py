@@ -7,7 +7,6 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-import numpy as np
 from PIL import Image
 
 from flowrl.data import Prompts
@@ -19,16 +18,16 @@ SHOWN = 24
 
 
 def save_images(folder: RunFolder, when: str, held: Prompts, tasks: Sequence[str | None], seen: Judged) -> None:
-    """samples/<when>/<caption>_<image>.png of up to SHOWN captions, and their scores in samples/index.jsonl."""
-    shown = _spread(seen.local)
+    """samples/<when>/<caption>_<image>.png of the pictures there are, and their scores in samples/index.jsonl."""
     place = folder.samples / when
     place.mkdir(parents=True, exist_ok=True)
     index = folder.samples / "index.jsonl"
     rows = {r["caption"]: r for r in map(json.loads, index.read_text().splitlines())} if index.exists() else {}
     scores = next(iter(seen.scores.values()))
-    for caption in shown:
-        for image in range(min(2, seen.pixels.shape[1])):
-            Image.fromarray(seen.pixels[caption, image].numpy()).save(place / f"{caption:03d}_{image}.png")
+    for (caption, image), pixels in sorted(seen.pictures.items()):
+        Image.fromarray(pixels.numpy()).save(place / f"{caption:03d}_{image}.png")
+        if image:
+            continue
         score = float(scores[caption, 0])
         row = rows.setdefault(caption, {"caption": caption, "prompt": held.text[caption], "task": tasks[caption]})
         row[when] = {"file": f"{when}/{caption:03d}_0.png", "score": None if math.isnan(score) else score}
@@ -36,15 +35,12 @@ def save_images(folder: RunFolder, when: str, held: Prompts, tasks: Sequence[str
 
 
 def save_sheet(folder: RunFolder, iteration: int, held: Prompts, seen: Judged, scores: np.ndarray) -> None:
-    """samples/<iteration>.png: the first image of up to SHOWN captions, the same ones and the same noise every time."""
-    shown = _spread(seen.local)
-    sheet = contact_sheet(seen.pixels[shown, 0].numpy(), [held.text[i] for i in shown], 6, [float(scores[i, 0]) for i in shown])
+    """samples/<iteration>.png: the first image of each caption shown, the same ones and the same noise every time."""
+    shown = sorted(caption for caption, image in seen.pictures if image == 0)
+    sheet = contact_sheet(np.stack([seen.pictures[i, 0].numpy() for i in shown]), [held.text[i] for i in shown], 6,
+                          [float(scores[i, 0]) for i in shown])
     folder.samples.mkdir(exist_ok=True)
     sheet.save(folder.samples / f"{iteration:06d}.png")
-
-
-def _spread(captions: Sequence[int]) -> list[int]:
-    return list(captions) if len(captions) <= SHOWN else [captions[int(i * len(captions) / SHOWN)] for i in range(SHOWN)]
 
 
 __all__ = ["SHOWN", "save_images", "save_sheet"]

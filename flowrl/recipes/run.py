@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import logging
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -20,18 +21,20 @@ from flowrl import checkpoint, data, dist, evaluate, export, settings
 from flowrl.data import Prompts
 from flowrl.display import Display
 from flowrl.dist import World
-from flowrl.folder import RunFolder
+from flowrl.folder import RunFolder, write_atomic
 from flowrl.heldout import Judged, judge
-from flowrl.loop import Parts, Session, begin, iterate
+from flowrl.loop import Parts, Session, begin, iterate, within_memory
 from flowrl.models import load_policy
 from flowrl.recipe import Recipe
 from flowrl.report import write as write_report
 from flowrl.rewards.base import Reward
+from flowrl.samplers import Plan, rollout
+from flowrl.samplers.noise import Source
 from flowrl.sizes import Sizes, cut, derive, describe
-from flowrl.types import Policy
+from flowrl.types import Credit, Policy
 
 from . import build
-from .gallery import save_images, save_sheet
+from .gallery import SHOWN, save_images, save_sheet
 
 log = logging.getLogger("flowrl")
 CACHED_PROMPTS = 2000
@@ -50,19 +53,25 @@ class Result:
     gain: Mapping[str, Any] | None = None
 
 
-def train(recipe: Recipe | str = "shapes", overrides: Mapping[str, Any] | None = None, *, rewards: Mapping[str, Any] | None = None,
-          prompts: Any = None, resume: str | Path | None = None) -> Result:
+def train(recipe: Recipe | str | None = None, overrides: Mapping[str, Any] | None = None, *,
+          rewards: Mapping[str, Any] | None = None, prompts: Any = None, resume: str | Path | None = None) -> Result:
     """Train a model with rewards and leave a run folder.
 
-    recipe: a Recipe or the name of one;  overrides: {"optim.lr": 1e-4, ...};  rewards: name -> f(images, prompts, metadata) -> scores, or
-    (f, weight), added to the recipe's;  prompts: anything `data.read` takes, instead of data.prompts;  resume: the folder of a run to go on with.
+    recipe: a Recipe or the name of one (None: "shapes", or what the resumed run was);  overrides: {"optim.lr": 1e-4, ...};
+    rewards: name -> f(images, prompts, metadata) -> scores, or (f, weight), added to the recipe's;
+    prompts: anything `data.read` takes, instead of data.prompts;  resume: the folder of a run to go on with.
 
     Raises: ValueError, OSError: a sentence each, for settings, prompts, models and folders that cannot be used.
     """
     from flowrl.recipes import named
 
+    if recipe is None:
+        recipe = named("shapes") if resume is None else settings.load(RunFolder.open(resume).path / "run.yaml")
     recipe = settings.resolve(named(recipe) if isinstance(recipe, str) else recipe, overrides or {})
     world = dist.start(recipe.run.device)
+    if not log.hasHandlers():  # a script that set up no logging still sees what was derived
+        log.addHandler(logging.StreamHandler())
+        log.setLevel(logging.INFO if world.main else logging.ERROR)
     try:
         return _train(recipe, rewards, prompts, None if resume is None else Path(resume), world)
     finally:
@@ -75,16 +84,16 @@ def _train(recipe: Recipe, given: Mapping[str, Any] | None, prompts: Any, resume
     trained, held = build.prompts(recipe.data, prompts)
     policy = load_policy(recipe.policy, world.device, seed=recipe.run.seed)
     parts = Parts(recipe, policy, method, build.rewards(recipe, given, world.device), trained, world)
+    judges = build.judges(recipe.evaluate.rewards, world.device) or {n: r for n, (r, _) in parts.rewards.items()}
     sizes, line = _sizes(parts)
     session = begin(parts, sizes)
     if resume is not None:
-        iteration, state, path = checkpoint.load_latest(folder.path)
-        session.load(iteration, state)
+        _restore(session, folder, world)
+    with world.together():
         if world.main:
-            folder.cut(iteration)
-            log.info("resumed %s at iteration %d from %s", folder.path, iteration, path.name)
+            _record(recipe, prompts, folder)
     _free_encoders(policy, [*trained.text, *held.text], world)
-    jury = _Jury(parts, held, build.judges(recipe.evaluate.rewards, world.device) or {n: r for n, (r, _) in parts.rewards.items()}, folder)
+    jury = _Jury(parts, held, judges, folder)
     if world.main:
         log.info("%s", line)
         for name, count in session.weights.bytes().items():
@@ -101,17 +110,44 @@ def _train(recipe: Recipe, given: Mapping[str, Any] | None, prompts: Any, resume
 
 
 def _folder(recipe: Recipe, resume: Path | None, world: World) -> tuple[Recipe, RunFolder]:
-    """The run's folder, made by the main process; run.yaml is the resolved recipe."""
-    if resume is not None:
-        return replace(recipe, run=replace(recipe.run, folder=str(resume))), RunFolder.open(resume)
+    """The run's folder, made by the main process."""
     stamp = datetime.fromtimestamp(world.same(time.time())).strftime("%Y%m%d-%H%M%S")
-    path = Path(recipe.run.folder or f"runs/{recipe.run.name}-{stamp}")
-    recipe = replace(recipe, run=replace(recipe.run, folder=str(path)))
-    if world.main:
-        folder = RunFolder.create(path)
-        settings.dump(recipe, path / "run.yaml")
-    world.any(False)
-    return recipe, RunFolder.open(path) if not world.main else folder
+    path = resume or Path(recipe.run.folder or f"runs/{recipe.run.name}-{stamp}")
+    with world.together():
+        if world.main:
+            (RunFolder.create if resume is None else RunFolder.open)(path)
+    return replace(recipe, run=replace(recipe.run, folder=str(path))), RunFolder(path)
+
+
+def _record(recipe: Recipe, prompts: Any, folder: RunFolder) -> None:
+    """run.yaml, the resolved recipe, in one step; not before all it names has been found, so that a failed start leaves no run.
+
+    Prompts that were given as a value go into prompts.jsonl beside it.
+    """
+    if isinstance(prompts, str | Path):
+        recipe = replace(recipe, data=replace(recipe.data, prompts=str(prompts)))
+    elif prompts is not None:
+        given, path = data.read(prompts, recipe.data.prompt, recipe.data.image), folder.path / "prompts.jsonl"
+        lines = [json.dumps({**row, "prompt": text}, default=str) for text, row in zip(given.text, given.metadata, strict=True)]
+        write_atomic(path, ("\n".join(lines) + "\n").encode())
+        recipe = replace(recipe, data=replace(recipe.data, prompts=str(path), prompt="prompt"))
+    settings.dump(recipe, folder.path / ".run.yaml").replace(folder.path / "run.yaml")
+
+
+def _restore(session: Session, folder: RunFolder, world: World) -> None:
+    """Go on from the newest whole checkpoint; a run that was stopped before its first one begins again.
+
+    Raises: FileNotFoundError where there are checkpoints and all are damaged.
+    """
+    if any(folder.checkpoints.glob("[0-9]*")):
+        iteration, state, path = checkpoint.load_latest(folder.path)
+        session.load(iteration, state)
+        log.info("resumed %s at iteration %d from %s", folder.path, iteration, path.name)
+    else:
+        log.info("%s has no checkpoint yet: the run begins again", folder.path)
+    with world.together():
+        if world.main:
+            folder.cut(session.iteration)
 
 
 def _free_encoders(policy: Policy, texts: list[str], world: World) -> None:
@@ -126,10 +162,18 @@ def _sizes(parts: Parts) -> tuple[Sizes, str]:
     """Slices and blocks for this plan, and a line that says so."""
     recipe, world = parts.recipe, parts.world
     plan = parts.method.plan_at(0, parts.policy.sigmas(recipe.policy.steps), 0)
-    count = min(recipe.sizes.prompts, recipe.sizes.prompts) * len(plan.roots)
-    sizes = derive(recipe.sizes, count, parts.method.updates, world.size, parts.policy.rows_that_fit())
+    _rehearse(parts, plan)
+    count, most = recipe.sizes.prompts * len(plan.roots), parts.policy.rows_that_fit()
+    sizes = derive(recipe.sizes, count, parts.method.updates, world.size, most)
     blocks = cut(plan, recipe.sizes.prompts, sizes, parts.method.updates, world.size)
     return sizes, describe(sizes, blocks, plan, recipe.sizes.prompts, world.size, parts.method.updates)
+
+
+def _rehearse(parts: Parts, plan: Plan) -> None:
+    """What an objective has against a plan is said now, not after the first evaluation and rollout."""
+    record = rollout(plan, lambda x, sigma, slot: x, 1, (1,), lambda slot, node: torch.zeros(1), path=parts.policy.path)
+    nothing = torch.zeros(1, len(plan.parent))
+    parts.method.objective.queries(record, Credit(nothing, nothing, nothing), Source(0, 0))
 
 
 class _Jury:
@@ -142,28 +186,33 @@ class _Jury:
         self.few = self.held.take(_spread(len(self.held), spec.quick))
         self.features = build.features(spec.features)
         self.tasks = [m.get("tag") for m in self.held.metadata]
+        self.shown = _spread(len(self.held), SHOWN)
         self.seconds = 0.0
 
-    def _judge(self, prompts: Prompts, images: int, session: Session, features: Any) -> Judged:
-        policy, guidance = self.parts.policy, self.spec.guidance
-        with session.weights.using(self.parts.method.export):
-            return judge(policy, prompts.text, prompts.metadata, self.judges, images, self.spec.steps, session.sizes, self.parts.world,
-                         features, guidance)
+    def _judge(self, prompts: Prompts, images: int, session: Session, features: Any = None, show: Collection[int] = ()) -> Judged:
+        def attempt(sizes: Sizes) -> Judged:
+            with session.weights.using(self.parts.method.export):
+                return judge(self.parts.policy, prompts, self.judges, images, self.spec.steps, sizes, self.parts.world, features,
+                             self.spec.guidance, show)
+
+        return within_memory(session, attempt)
 
     def quick(self, session: Session) -> float:
         """The headline judge's mean over one image of each of a few captions; the images go to samples/<iteration>.png."""
-        seen = self._judge(self.few, 1, session, None)
+        seen = self._judge(self.few, 1, session, show=_spread(len(self.few), SHOWN))
         scores = next(iter(seen.scores.values()))
-        if self.parts.world.main:
-            save_sheet(self.folder, session.iteration, self.few, seen, scores)
+        with self.parts.world.together():
+            if self.parts.world.main:
+                save_sheet(self.folder, session.iteration, self.few, seen, scores)
         return float(np.nanmean(scores))
 
     def full(self, when: str, session: Session) -> dict[str, Any]:
         """The protocol; images of a few captions are saved under samples/<when>/."""
         clock = time.perf_counter()
-        seen = self._judge(self.held, self.spec.images, session, self.features)
-        if self.parts.world.main:
-            save_images(self.folder, when, self.held, self.tasks, seen)
+        seen = self._judge(self.held, self.spec.images, session, self.features, self.shown)
+        with self.parts.world.together():
+            if self.parts.world.main:
+                save_images(self.folder, when, self.held, self.tasks, seen)
         self.seconds = time.perf_counter() - clock
         return {"scores": {n: v.tolist() for n, v in seen.scores.items()}, "diversity": seen.diversity, "seconds": self.seconds}
 
@@ -174,14 +223,16 @@ def _spread(count: int, wanted: int) -> list[int]:
 
 
 @contextmanager
-def _signals() -> Iterator[list[int]]:
-    """Ctrl-C and SIGTERM ask the loop to stop after the iteration; a second one stops at once."""
-    caught: list[int] = []
+def _signals(world: World) -> Iterator[list[float]]:
+    """Ctrl-C and SIGTERM ask the loop to stop after the iteration; a second one stops at once. Yields when they came."""
+    caught: list[float] = []
+    # a launcher passes on the Ctrl-C that the terminal has already sent to every process: an echo is no second one
+    echo = 3.0 if world.size > 1 else 0.0
 
     def note(number: int, frame: object) -> None:
-        if caught:
+        if caught and time.monotonic() - caught[0] > echo:
             raise KeyboardInterrupt
-        caught.append(number)
+        caught.append(time.monotonic())
 
     try:
         old = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -198,26 +249,32 @@ def _loop(parts: Parts, session: Session, jury: _Jury, folder: RunFolder) -> boo
     """Iterate until the iterations or the minutes are used up; True if a signal stopped it. Checkpoints on the way."""
     recipe, world = parts.recipe, parts.world
     run, spec = recipe.run, recipe.evaluate
+    jury.seconds = jury.seconds or session.books.get("before", {}).get("seconds", 0.0)
     began = time.perf_counter() - session.books.get("elapsed", jury.seconds)
     title = f"{recipe.method.name} on {recipe.policy.model}"
     saved = session.iteration
 
     def save() -> None:
         session.books["elapsed"] = time.perf_counter() - began
-        if world.main:
-            checkpoint.save(folder.path, session.iteration, session.state(), session.books.get("score"), run.keep)
+        with world.together():
+            if world.main:
+                checkpoint.save(folder.path, session.iteration, session.state(), session.books.get("score"), run.keep)
 
-    with _signals() as caught, Display(run.iterations, title, quiet=not world.main) as display:
+    if not session.iteration:
+        save()  # a run that is stopped early keeps its evaluation before
+    with _signals(world) as caught, Display(run.iterations, title, quiet=not world.main) as display:
         while session.iteration < run.iterations:
             row: dict[str, Any] = dict(iterate(parts, session))
             last = session.iteration == run.iterations
-            if spec.every and len(jury.held) and session.iteration % spec.every == 0 and not last:
+            if spec.every and len(jury.held) and session.iteration % spec.every == 0:
                 session.books["score"] = row["heldout/score"] = jury.quick(session)
-            if world.main:
-                folder.log(row)
-                display.update({**row, "minutes_budget": run.minutes})
+            with world.together():
+                if world.main:
+                    folder.log(row)
+                    display.update({**row, "minutes_budget": run.minutes})
             stop = world.any(bool(caught))
-            late = run.minutes is not None and world.same(time.perf_counter() - began + 1.2 * jury.seconds + row["seconds/total"]) > 60 * run.minutes
+            needed = time.perf_counter() - began + 1.2 * jury.seconds + row["seconds/total"]
+            late = run.minutes is not None and world.same(needed) > 60 * run.minutes
             if session.iteration - saved >= run.save_every or stop or late or last:
                 save()
                 saved = session.iteration
@@ -230,25 +287,33 @@ def _loop(parts: Parts, session: Session, jury: _Jury, folder: RunFolder) -> boo
 
 def _finish(parts: Parts, session: Session, jury: _Jury, folder: RunFolder) -> Result:
     """After: the protocol again, the weights for diffusers, result.json and the report."""
-    recipe, world = parts.recipe, parts.world
+    world = parts.world
     after = jury.full("after", session) if len(jury.held) else None
-    if not world.main:
-        return Result(folder.path, session.iteration, False)
-    with session.weights.using(parts.method.export):
-        export.save(parts.policy, folder.lora)
+    result = _result(parts, session, jury, folder, after)
+    with world.together():
+        if world.main:
+            with session.weights.using(parts.method.export):
+                export.save(parts.policy, folder.lora)
+            folder.write_json("result.json", result)
+            write_report(folder.path)
+    return Result(folder.path, session.iteration, False, *(result.get(k) for k in ("before", "after", "gain")))
+
+
+def _result(parts: Parts, session: Session, jury: _Jury, folder: RunFolder, after: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What result.json holds."""
+    recipe = parts.recipe
     result: dict[str, Any] = {
         "method": recipe.method.name, "model": recipe.policy.model, "seed": recipe.run.seed, "iterations": session.iteration,
         "minutes": (session.books.get("elapsed", 0.0) + jury.seconds) / 60, "folder": str(folder.path), "versions": versions(),
-        "timing": {"before": session.books.get("before", {}).get("seconds"), "train": session.seconds, "after": after and after["seconds"]},
+        "timing": {"before": session.books.get("before", {}).get("seconds"), "train": session.seconds,
+                   "after": after and after["seconds"]},
         "protocol": {"captions": len(jury.held), "images": recipe.evaluate.images, "steps": recipe.evaluate.steps,
                      "guidance": recipe.policy.guidance if recipe.evaluate.guidance is None else recipe.evaluate.guidance,
                      "judge": next(iter(jury.judges))},
     }
     if after is not None:
         result |= compared(session.books["before"], after, jury.tasks)
-    folder.write_json("result.json", result)
-    write_report(folder.path)
-    return Result(folder.path, session.iteration, False, *(result.get(k) for k in ("before", "after", "gain")))
+    return result
 
 
 def compared(before: Mapping[str, Any], after: Mapping[str, Any], tasks: list[str | None]) -> dict[str, Any]:
@@ -256,7 +321,8 @@ def compared(before: Mapping[str, Any], after: Mapping[str, Any], tasks: list[st
     out: dict[str, Any] = {}
     for i, name in enumerate(before["scores"]):
         old, new = np.array(before["scores"][name], dtype=float), np.array(after["scores"][name], dtype=float)
-        pair = {"before": evaluate.summarise(old, tasks, 0), "after": evaluate.summarise(new, tasks, 0), "gain": evaluate.gain(old, new, tasks)}
+        first, last = evaluate.summarise(old, tasks), evaluate.summarise(new, tasks)
+        pair = {"before": first, "after": last, "gain": evaluate.gain(old, new, tasks)}
         if i == 0:
             out |= pair
         else:

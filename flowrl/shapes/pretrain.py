@@ -15,7 +15,7 @@ import torch.distributed as dist
 import torch.multiprocessing
 from diffusers import AutoencoderKL
 
-from flowrl.shapes import autoencoder, flow
+from flowrl.shapes import autoencoder, clip, flow, judge_training
 from flowrl.shapes.export import export
 from flowrl.shapes.loop import Job, run, save_atomically
 from flowrl.shapes.tokenizer import build
@@ -114,11 +114,23 @@ def export_stage(options: Options) -> None:
     export(averages, load_autoencoder(options.out), SHIFT, options.assets / "shapes-sd3")
 
 
+def clip_stage(options: Options) -> None:
+    """Writes `assets/shapes-clip`."""
+    clip.train(options.out, options.assets, options.steps or 900, options.seed)
+
+
+def judge_stage(options: Options) -> None:
+    """Writes `assets/shapes-judge`."""
+    judge_training.train(options.out, options.assets, load_autoencoder(options.out), options.steps or 1500, options.seed)
+
+
 STAGES: dict[str, Callable[[Options], None]] = {
     "tokenizer": tokenizer_stage,
     "autoencoder": autoencoder_stage,
     "flow": flow_stage,
     "export": export_stage,
+    "clip": clip_stage,
+    "judge": judge_stage,
 }
 
 

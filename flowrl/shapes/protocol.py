@@ -17,7 +17,7 @@ STEPS = 20
 GUIDANCE = 1.0
 CONSTANT = "flowrl shapes protocol 1"
 RESAMPLES = 2000
-# Training draws its noise with seeds below 2**40.
+# Pretraining draws its noise with seeds below 2**40.
 FLOOR = 2**40
 
 Float = NDArray[np.float64]

@@ -1,0 +1,133 @@
+"""One table over all methods: each is built, starts at ratio 1, improves the toy reward through the real loop, and resumes exactly."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+import toy
+
+from flowrl import methods
+from flowrl.loop import Parts, Session, begin, iterate
+from flowrl.recipe import OptimSpec, PolicySpec, Recipe, RunSpec, SizesSpec
+from flowrl.samplers import schedules
+from flowrl.sizes import Sizes
+from flowrl.types import Method
+from flowrl.update import RatioError
+
+SMALL: dict[str, dict[str, Any]] = {
+    "flow_grpo": {"group": 6, "clip": 1e-2, "beta": 1e-3},
+    "flow_grpo_fast": {"group": 6, "clip": 1e-2, "window": 2, "high": 4},
+    "mix_grpo": {"group": 6, "clip": 1e-2, "window": 2, "every": 2, "updates": 2},
+    "diffusion_nft": {"group": 6, "draws": 4, "updates": 2},
+}
+"""The smallest arguments that keep a method's structure; every row of the table of methods has one."""
+
+
+def parts(name: str, seed: int = 0) -> Parts:
+    recipe = Recipe(policy=PolicySpec(steps=toy.STEPS), sizes=SizesSpec(prompts=4, group=6), optim=OptimSpec(lr=1e-2), run=RunSpec(seed=seed))
+    return Parts(recipe, toy.Policy(), methods.TABLE[name](**SMALL[name]), {"toy": (toy.REWARD, 1.0)}, toy.TEXTS, toy.WORLD)
+
+
+def session(of: Parts) -> Session:
+    return begin(of, Sizes(slice=8, batch=12))
+
+
+def plans_differ(method: Method) -> bool:
+    sigmas = schedules.sd3(10)
+    return len({method.plan_at(i, sigmas, 0).key for i in range(60)}) > 1
+
+
+def test_every_method_has_a_row() -> None:
+    assert set(SMALL) == set(methods.TABLE)
+
+
+@pytest.mark.parametrize("name", methods.TABLE)
+def test_a_published_default_is_a_whole_method(name: str) -> None:
+    method = methods.TABLE[name]()
+    assert isinstance(method, Method)
+    assert set(method.objective.needs) <= set(method.weights)
+    assert {method.sample_from, method.export} <= {"current", *method.weights}
+    sigmas = schedules.sd3(25, 3.0)
+    for iteration in (0, 1, 24, 25, 26, 100, 499, 1000):
+        plan = method.plan_at(iteration, sigmas, 0)
+        assert plan.key == method.plan_at(iteration, sigmas, 0).key
+        assert plan.leaves.numel() > 1
+        assert torch.equal(plan.sigma[plan.leaves], torch.zeros(len(plan.leaves), dtype=torch.float64))
+    assert plans_differ(method) == (name in ("flow_grpo_fast", "mix_grpo"))
+
+
+@pytest.mark.parametrize("name", methods.TABLE)
+def test_a_method_starts_at_ratio_1_and_improves_the_toy_reward(name: str) -> None:
+    of = parts(name)
+    state, rows = session(of), []
+    for _ in range(20):
+        rows.append(iterate(of, state))
+        if "ratio/first_max_abs" in rows[-1]:
+            assert rows[-1]["ratio/first_max_abs"] == 0 and rows[-1]["clip/pre_update_fraction"] == 0
+    rewards = [r["reward/mean"] for r in rows]
+    assert sum(rewards[-3:]) / 3 > sum(rewards[:2]) / 2 + 0.3, rewards
+    assert ("ratio/first_max_abs" in rows[0]) == (name != "diffusion_nft")
+    assert all(r["grad/norm"] > 0 for r in rows)
+
+
+@pytest.mark.parametrize("name", methods.TABLE)
+def test_interrupted_and_resumed_is_uninterrupted(name: str) -> None:
+    whole = parts(name)
+    straight = session(whole)
+    for _ in range(4):
+        iterate(whole, straight)
+    first = parts(name)
+    before = session(first)
+    for _ in range(2):
+        iterate(first, before)
+    saved = copy.deepcopy(before.state())
+    second = parts(name)
+    after = session(second)
+    after.load(2, saved)
+    for _ in range(2):
+        iterate(second, after)
+    one, other = straight.weights.state(), after.weights.state()
+    assert one.keys() == other.keys()
+    assert all(torch.equal(a, b) for k in one for a, b in zip(one[k], other[k], strict=True))
+
+
+@pytest.mark.parametrize("name", ["flow_grpo", "diffusion_nft"])
+def test_a_seed_decides_a_run_and_another_gives_another(name: str) -> None:
+    found = []
+    for seed in (0, 0, 1):
+        of = parts(name, seed)
+        state = session(of)
+        found.append([iterate(of, state)["reward/mean"] for _ in range(2)])
+    assert found[0] == found[1] != found[2]
+    assert found[0][0] != found[0][1]  # iterations have noise of their own
+
+
+def test_states_do_not_depend_on_sizes() -> None:
+    rows = []
+    for sizes in (Sizes(4, 6), Sizes(8, 12)):
+        of = parts("flow_grpo")
+        of = replace(of, recipe=replace(of.recipe, optim=OptimSpec(lr=1e-2)))
+        rows.append(iterate(of, begin(of, sizes)))
+    assert rows[0]["reward/mean"] == pytest.approx(rows[1]["reward/mean"], abs=1e-6)
+    assert rows[0]["grad/norm"] == pytest.approx(rows[1]["grad/norm"], rel=1e-4)
+
+
+@pytest.mark.parametrize(("module", "named"), [(2, "module 2 is the first that differs"), (4, "module 4 is the first that differs")])
+def test_a_replay_that_differs_stops_the_run_and_names_the_module(module: int, named: str) -> None:
+    of = parts("flow_grpo")
+    layer = of.policy.network.get_submodule(str(module))
+    layer.register_forward_hook(lambda m, args, output: output + 1e-3 if torch.is_grad_enabled() else None)
+    state = session(of)
+    before = [p.detach().clone() for p in state.weights.parameters]
+    with pytest.raises(RatioError, match=named):
+        iterate(of, state)
+    assert all(torch.equal(p, b) for p, b in zip(state.weights.parameters, before, strict=True))
+
+
+def test_an_unknown_law_is_a_sentence() -> None:
+    with pytest.raises(ValueError, match="law 'sde' is unknown; use one of flow_sde, cps, dance_sde"):
+        methods.mix_grpo(law="sde").plan_at(0, schedules.sd3(10), 0)  # pyright: ignore[reportArgumentType]
