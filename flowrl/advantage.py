@@ -64,7 +64,7 @@ def node_rewards(plan: Plan, r: Tensor, valid: Tensor | None = None) -> Tensor:
 
 
 def peers(plan: Plan) -> Tensor:
-    """Which edges compete: class of every node's edge by (sigma of parent, sigma of child, noisy, label), -1 for roots. [n] long."""
+    """Which edges compete: class of a node's edge by (sigma of parent, sigma of child, noisy, label), -1 for roots. [n] long."""
     label = torch.zeros(len(plan.parent), dtype=torch.float64) if plan.label is None else plan.label.double()
     # noisy: on a comb the spine and earlier teeth take the same step quietly, and are no rivals of the children that branch there
     key = torch.stack([plan.sigma[plan.parent.clamp(min=0)], plan.sigma, plan.noisy.double(), label], 1)

@@ -140,7 +140,9 @@ def _images(
             rows.append(entry)
     captions = [t for t in texts for _ in range(4)]
     contact_sheet(np.stack(sheets["before"]), captions, 6).save(folder.samples / "before.png", compress_level=1)
-    contact_sheet(np.stack([picture(rng, 0.6) for _ in captions]), captions, 6).save(folder.samples / "000020.png", compress_level=1)
+    contact_sheet(np.stack([picture(rng, 0.6) for _ in captions]), captions, 6).save(
+        folder.samples / "000020.png", compress_level=1
+    )
     if finished:
         scores = [r["after"]["score"] for r in rows]
         contact_sheet(np.stack(sheets["after"]), captions, 6, scores).save(folder.samples / "after.png", compress_level=1)

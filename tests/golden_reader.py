@@ -45,14 +45,17 @@ class Golden:
 @cache
 def load(name: str) -> Golden:
     """A set by its file name without suffix. A set without cases is one case with the id ""."""
-    home = next((p.parent for p in sorted(Path(os.environ["FLOWRL_GOLDEN"]).rglob(f"{name}.json"))), HERE) if "FLOWRL_GOLDEN" in os.environ else HERE
+    elsewhere = sorted(Path(os.environ["FLOWRL_GOLDEN"]).rglob(f"{name}.json")) if "FLOWRL_GOLDEN" in os.environ else []
+    home = elsewhere[0].parent if elsewhere else HERE
     about = json.loads((home / f"{name}.json").read_text())
     with np.load(home / f"{name}.npz") as stored:
         arrays = {key: torch.from_numpy(stored[key]) for key in stored.files}
     if "cases" not in about:
         return Golden((Case("", about.get("args", {}), arrays),), {})
-    cases = [Case(c["id"], c["args"], {k.removeprefix(c["id"] + "/"): v for k, v in arrays.items() if k.startswith(c["id"] + "/")})
-             for c in about["cases"]]
+    cases = [
+        Case(c["id"], c["args"], {k.removeprefix(c["id"] + "/"): v for k, v in arrays.items() if k.startswith(c["id"] + "/")})
+        for c in about["cases"]
+    ]
     return Golden(tuple(cases), {k.removeprefix("sched/"): v for k, v in arrays.items() if k.startswith("sched/")})
 
 

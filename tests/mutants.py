@@ -45,72 +45,169 @@ MUTANTS = (
     Mutant("CPS: sine for cosine", LAWS, "angle.cos()", "angle.sin()", "test_laws.py"),
     Mutant("x0 moved the wrong way", "samplers/paths.py", "return x - sigma * u", "return x + sigma * u", "test_laws.py"),
     Mutant("smallest level shifted once", "samplers/schedules.py", "float(smallest)", "1 / train_steps", "test_golden.py"),
-    Mutant("window one step short", "samplers/windows.py", "min(start + size, steps)", "min(start + size - 1, steps)", "test_laws.py"),
+    Mutant(
+        "window one step short", "samplers/windows.py", "min(start + size, steps)", "min(start + size - 1, steps)", "test_laws.py"
+    ),
     Mutant("window stands one iteration longer", "samplers/windows.py", "if stood >= _dwell", "if stood > _dwell", "test_laws.py"),
     Mutant("noise ignores the node", "samplers/noise.py", "slot, node) + purpose", "slot, 0) + purpose", "test_noise.py"),
     Mutant("noise ignores the slot", "samplers/noise.py", "slot, node) + purpose", "0, node) + purpose", "test_noise.py"),
-    Mutant("noise ignores the iteration", "samplers/noise.py", "seed, iteration, slot, node) + purpose", "seed, 0, slot, node) + purpose", "test_noise.py"),
+    Mutant(
+        "noise ignores the iteration",
+        "samplers/noise.py",
+        "seed, iteration, slot, node) + purpose",
+        "seed, 0, slot, node) + purpose",
+        "test_noise.py",
+    ),
     Mutant("noise ignores its purpose", "samplers/noise.py", " + purpose.encode()", "", "test_noise.py"),
     Mutant("quiet twins allowed", "samplers/plan.py", "if len(set(quiet)) < len(quiet):", "if False:", "test_plan.py"),
     Mutant("std 0 allowed", "samplers/plan.py", "if bad.any():", "if False:", "test_plan.py"),
     Mutant("comb without its granularity", "samplers/plan.py", "for stride in strides", "for stride in (1,)", "test_plan.py"),
     Mutant("key blind to the law", "samplers/plan.py", ", *self.coefficients(self.edges))", ")", "test_plan.py"),
-    Mutant("state scored before it is rounded", "samplers/rollout.py", "log_density(x[mine], step(", "log_density(step(front.x[at], u[at], a, b, s, z), step(",
-           "test_rollout.py"),
+    Mutant(
+        "state scored before it is rounded",
+        "samplers/rollout.py",
+        "log_density(x[mine], step(",
+        "log_density(step(front.x[at], u[at], a, b, s, z), step(",
+        "test_rollout.py",
+    ),
     Mutant("state not rounded", "samplers/rollout.py", "a, b, s, z).to(dtype).float()", "a, b, s, z)", "test_rollout.py"),
-    Mutant("children ask for their own prediction", "samplers/rollout.py", "sorted(set(parents))", "sorted(parents)", "test_rollout.py"),
-    Mutant("noise of the prompt's place, not its slot", "samplers/rollout.py", "noise(places[p], n)", "noise(p, n)", "test_rollout.py"),
+    Mutant(
+        "children ask for their own prediction", "samplers/rollout.py", "sorted(set(parents))", "sorted(parents)", "test_rollout.py"
+    ),
+    Mutant(
+        "noise of the prompt's place, not its slot", "samplers/rollout.py", "noise(places[p], n)", "noise(p, n)", "test_rollout.py"
+    ),
     Mutant("recorded calls ignore the slice", "samplers/rollout.py", "(True, slice)", "(True, None)", "test_rollout.py"),
     Mutant("density lets gradients into x'", "samplers/density.py", "x_next.detach()", "x_next", "test_step.py"),
-    Mutant("KL without its half", "samplers/density.py", "(mean - mean_ref) ** 2 / (2 * _per_row", "(mean - mean_ref) ** 2 / (_per_row", "test_step.py"),
+    Mutant(
+        "KL without its half",
+        "samplers/density.py",
+        "(mean - mean_ref) ** 2 / (2 * _per_row",
+        "(mean - mean_ref) ** 2 / (_per_row",
+        "test_step.py",
+    ),
     # kernels
     Mutant("noise subtracted", STEP, "mean + _rows(s, x) * z", "mean - _rows(s, x) * z", "test_step.py"),
     Mutant("normaliser with the wrong sign", STEP, "- s.log()", "+ s.log()", "test_step.py"),
     Mutant("ratio about the new mean only", STEP, "(x_next - mean_old)", "(x_next - mean)", "test_step.py"),
     Mutant("ratio detached", STEP, "product = (u - u_old)", "product = (u.detach() - u_old)", "test_step.py"),
-    Mutant("rows reduced together", STEP, "torch.stack([row.mean() for row in x])", "x.flatten(1).double().mean(0).mean().expand(len(x)).to(x)", "test_step.py"),
+    Mutant(
+        "rows reduced together",
+        STEP,
+        "torch.stack([row.mean() for row in x])",
+        "x.flatten(1).double().mean(0).mean().expand(len(x)).to(x)",
+        "test_step.py",
+    ),
     # advantage
     Mutant("ddof ignored", "flowrl/advantage.py", "square / (count - ddof)", "square / (count)", "test_advantage.py"),
     Mutant("statistics in float32", "flowrl/advantage.py", "    r = r.double()\n", "    r = r.float()\n", "test_advantage.py"),
-    Mutant("invalid leaves counted as 0", "flowrl/advantage.py", "0), valid.double()", "0), torch.ones_like(valid).double()", "test_advantage.py"),
+    Mutant(
+        "invalid leaves counted as 0",
+        "flowrl/advantage.py",
+        "0), valid.double()",
+        "0), torch.ones_like(valid).double()",
+        "test_advantage.py",
+    ),
     Mutant("global std of the group", "flowrl/advantage.py", "(0, 1), ddof)", "(1,), ddof)", "test_advantage.py"),
     Mutant("quiet edges are rivals", "flowrl/advantage.py", "plan.noisy.double(), label", "label", "test_advantage.py"),
-    Mutant("one failed reward is forgiven", "flowrl/advantage.py", "for name in outcome.weights]).all(0)", "for name in outcome.weights]).any(0)", "test_advantage.py"),
-    Mutant("dropped edges keep their weight", "flowrl/advantage.py", "weight = known.float()", "weight = torch.ones_like(known).float()", "test_advantage.py"),
+    Mutant(
+        "one failed reward is forgiven",
+        "flowrl/advantage.py",
+        "for name in outcome.weights]).all(0)",
+        "for name in outcome.weights]).any(0)",
+        "test_advantage.py",
+    ),
+    Mutant(
+        "dropped edges keep their weight",
+        "flowrl/advantage.py",
+        "weight = known.float()",
+        "weight = torch.ones_like(known).float()",
+        "test_advantage.py",
+    ),
     # objectives
     Mutant("clip on the wrong side", RATIO, "torch.maximum(-advantage", "torch.minimum(-advantage", "test_objectives.py"),
     Mutant("dual clip for good samples", RATIO, "torch.where(advantage < 0", "torch.where(advantage > 0", "test_objectives.py"),
     Mutant("prediction detached", RATIO, 'u["current"][batch.row]', 'u["current"].detach()[batch.row]', "test_objectives.py"),
     Mutant("KL with b, not b^2", RATIO, "(b**2 / (2 * s**2))", "(b / (2 * s**2))", "test_objectives.py"),
-    Mutant("replay in another order", RATIO, "torch.arange(i, j) for i, j", "torch.arange(i, j).flip(0) for i, j", "test_objectives.py"),
+    Mutant(
+        "replay in another order", RATIO, "torch.arange(i, j) for i, j", "torch.arange(i, j).flip(0) for i, j", "test_objectives.py"
+    ),
     Mutant("floor of the clip removed", RATIO, "if min(self.low, self.high) < floor:", "if False:", "test_objectives.py"),
-    Mutant("KL without its weight", RATIO, "self.beta * (batch.kl_weight * kl)", "self.beta * (batch.weight * kl)", "test_objectives.py"),
+    Mutant(
+        "KL without its weight",
+        RATIO,
+        "self.beta * (batch.kl_weight * kl)",
+        "self.beta * (batch.weight * kl)",
+        "test_objectives.py",
+    ),
     Mutant("NFT prefers what is bad", FORWARD, "0.5 + batch.advantage", "0.5 - batch.advantage", "test_golden.py"),
     Mutant("NFT's divisor carries gradient", FORWARD, "error.detach().abs()", "error.abs()", "test_golden.py"),
     Mutant("one noise for all draws of a leaf", FORWARD, "key = leaf * draws + j", "key = leaf * draws", "test_objectives.py"),
     # weights, update, loop
-    Mutant("weight set not restored", "flowrl/weights.py", "            finally:\n                self._swap(name)", "            finally:\n                pass",
-           "test_objectives.py"),
+    Mutant(
+        "weight set not restored",
+        "flowrl/weights.py",
+        "            finally:\n                self._swap(name)",
+        "            finally:\n                pass",
+        "test_objectives.py",
+    ),
     Mutant("EMA decay swapped", "flowrl/weights.py", "p.detach(), 1 - keep", "p.detach(), keep", "test_objectives.py"),
     Mutant("first ratio not checked", "flowrl/update.py", "if exact and not steps", "if False and not steps", "test_objectives.py"),
-    Mutant("all optimizer steps share a denominator", "flowrl/update.py", "part_of[rows] = parts[block]", "part_of[rows] = 0", "test_objectives.py"),
-    Mutant("coupled gradient dropped", "flowrl/update.py", ".backward(grad)", ".backward(torch.ones_like(grad))", "test_objectives.py"),
+    Mutant(
+        "all optimizer steps share a denominator",
+        "flowrl/update.py",
+        "part_of[rows] = parts[block]",
+        "part_of[rows] = 0",
+        "test_objectives.py",
+    ),
+    Mutant(
+        "coupled gradient dropped", "flowrl/update.py", ".backward(grad)", ".backward(torch.ones_like(grad))", "test_objectives.py"
+    ),
     Mutant("not anchored after halving", "flowrl/update.py", "q = shrunk(q)", "pass", "test_objectives.py"),
-    Mutant("resume without the optimizer", "flowrl/loop.py", '"state": state["optimizer"]["state"]', '"state": {}', "test_methods.py"),
-    Mutant("every iteration has the same noise", "flowrl/loop.py", "Source(run.seed, session.iteration)", "Source(run.seed, 0)", "test_methods.py"),
-    Mutant("seed of the run ignored", "flowrl/loop.py", "Source(run.seed, session.iteration)", "Source(0, session.iteration)", "test_methods.py"),
+    Mutant(
+        "resume without the optimizer", "flowrl/loop.py", '"state": state["optimizer"]["state"]', '"state": {}', "test_methods.py"
+    ),
+    Mutant(
+        "every iteration has the same noise",
+        "flowrl/loop.py",
+        "Source(run.seed, session.iteration)",
+        "Source(run.seed, 0)",
+        "test_methods.py",
+    ),
+    Mutant(
+        "seed of the run ignored",
+        "flowrl/loop.py",
+        "Source(run.seed, session.iteration)",
+        "Source(0, session.iteration)",
+        "test_methods.py",
+    ),
     Mutant("held-out noise of the training kind", "flowrl/heldout.py", 'world, "heldout"', 'world, "rollout"', "test_noise.py"),
     Mutant("samples from the wrong weights", "flowrl/methods/nft.py", 'sample_from="old", ', "", "test_methods.py"),
     # models, export, data, rewards, checkpoint
-    Mutant("guidance branches swapped", "flowrl/models/sd3.py", "uncond, text = self._call", "text, uncond = self._call", "test_models.py test_sd3_parity.py"),
+    Mutant(
+        "guidance branches swapped",
+        "flowrl/models/sd3.py",
+        "uncond, text = self._call",
+        "text, uncond = self._call",
+        "test_models.py test_sd3_parity.py",
+    ),
     Mutant("VAE shift dropped", "flowrl/models/sd3.py", " + vae.config.shift_factor", "", "test_sd3_parity.py"),
-    Mutant("alpha dropped at export", "flowrl/export.py", "transformer_lora_adapter_metadata=network.peft_config[ADAPTER].to_dict()",
-           "transformer_lora_adapter_metadata=None", "test_export.py"),
+    Mutant(
+        "alpha dropped at export",
+        "flowrl/export.py",
+        "transformer_lora_adapter_metadata=network.peft_config[ADAPTER].to_dict()",
+        "transformer_lora_adapter_metadata=None",
+        "test_export.py",
+    ),
     Mutant("held-out prompts stay in training", "flowrl/data.py", "if text not in held]", "if True]", "test_data.py"),
-    Mutant("prompt order ignores the seed", "flowrl/data.py", '{seed}/{epoch}', '{epoch}', "test_data.py"),
+    Mutant("prompt order ignores the seed", "flowrl/data.py", "{seed}/{epoch}", "{epoch}", "test_data.py"),
     Mutant("number of scores not checked", "rewards/lift.py", "if len(numbers) != count:", "if False:", "test_rewards.py"),
-    Mutant("what could not be scored is 0", "rewards/lift.py", "        return math.nan\n", "        return 0.0\n", "test_rewards.py"),
-    Mutant("total forgets what is invalid", "rewards/combine.py", "valid = valid & scores", "valid = valid | scores", "test_rewards.py"),
+    Mutant(
+        "what could not be scored is 0", "rewards/lift.py", "        return math.nan\n", "        return 0.0\n", "test_rewards.py"
+    ),
+    Mutant(
+        "total forgets what is invalid", "rewards/combine.py", "valid = valid & scores", "valid = valid | scores", "test_rewards.py"
+    ),
     Mutant("checkpoint's hash not checked", "flowrl/checkpoint.py", '!= said["sha256"]', '== ""', "test_checkpoint.py"),
 )
 
@@ -126,8 +223,10 @@ def planted(mutant: Mutant | None, folder: Path) -> Path:
     if mutant is not None:
         text = (folder / mutant.file).read_text()
         if text.count(mutant.old) != 1:
-            raise LookupError(f"{mutant.file} holds {mutant.old!r} {text.count(mutant.old)} times, not once: "
-                              f"the row {mutant.fault!r} must follow the code")
+            raise LookupError(
+                f"{mutant.file} holds {mutant.old!r} {text.count(mutant.old)} times, not once: "
+                f"the row {mutant.fault!r} must follow the code"
+            )
         (folder / mutant.file).write_text(text.replace(mutant.old, mutant.new))
     return folder
 
@@ -167,10 +266,26 @@ def _tests(names: Sequence[str], folder: Path, report: Path) -> None:
         os.dup2(out, 2)
         os.chdir(folder)
         os.environ["PYTHONPATH"] = str(folder)
-        sys.path[:] = [str(folder), str(folder / "tests"), *(p for p in sys.path if Path(p or ".").resolve() not in (ROOT, ROOT / "tests"))]
+        sys.path[:] = [
+            str(folder),
+            str(folder / "tests"),
+            *(p for p in sys.path if Path(p or ".").resolve() not in (ROOT, ROOT / "tests")),
+        ]
         assert not [name for name in sys.modules if name.split(".")[0] == "flowrl"], "flowrl was imported before the fork"
-        code = int(pytest.main(["-x", "-q", "--no-header", "-p", "no:cacheprovider", "-m", "not slow and not ci and not gpu",
-                                *(f"tests/{name}" for name in names)]))
+        code = int(
+            pytest.main(
+                [
+                    "-x",
+                    "-q",
+                    "--no-header",
+                    "-p",
+                    "no:cacheprovider",
+                    "-m",
+                    "not slow and not ci and not gpu",
+                    *(f"tests/{name}" for name in names),
+                ]
+            )
+        )
         sys.stdout.flush()
     finally:
         os._exit(code & 0xFF)

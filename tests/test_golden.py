@@ -155,8 +155,23 @@ def stride(case: Case) -> int:
 
 def sequence(case: Case, iterations: range) -> list[list[int]]:
     a = case.args
-    return [list(windows.sliding(i, a["max_timesteps"], a["group_size"], a["iters_per_group"], stride(case), a["roll_back"], a["sample_strategy"],
-                                 a.get("max_iters_per_group", 10), a.get("min_iters_per_group", 1), compat="mixgrpo@e5cdd6a")) for i in iterations]
+    return [
+        list(
+            windows.sliding(
+                i,
+                a["max_timesteps"],
+                a["group_size"],
+                a["iters_per_group"],
+                stride(case),
+                a["roll_back"],
+                a["sample_strategy"],
+                a.get("max_iters_per_group", 10),
+                a.get("min_iters_per_group", 1),
+                compat="mixgrpo@e5cdd6a",
+            )
+        )
+        for i in iterations
+    ]
 
 
 @pytest.mark.parametrize("case", cases("mixgrpo_window_schedule", moves))
@@ -165,8 +180,13 @@ def test_sliding_windows_are_mixgrpos(case: Case) -> None:
     assert sequence(case, range(len(expected))) == expected
 
 
-@pytest.mark.parametrize("case", cases("mixgrpo_window_schedule", lambda c: "sample_strategy" in c.args and c.args["sample_strategy"] != "random" and
-                                       stride(c) == 0))
+@pytest.mark.parametrize(
+    "case",
+    cases(
+        "mixgrpo_window_schedule",
+        lambda c: "sample_strategy" in c.args and c.args["sample_strategy"] != "random" and stride(c) == 0,
+    ),
+)
 def test_a_window_that_never_moves_is_refused(case: Case) -> None:
     assert case["windows"].unique(dim=0).shape[0] == 1
     with pytest.raises(ValueError, match="stride 0"):
@@ -177,7 +197,9 @@ def test_a_window_that_never_moves_is_refused(case: Case) -> None:
 def test_clipped_loss_and_kl_are_flow_grpos(case: Case) -> None:
     i, level, beta, clip = (case.args[k] for k in ("step_index", "noise_level", "beta", "clip_range"))
     count, limit = len(case["advantages"]), case.args["adv_clip_max"]
-    a, b, s = (t.expand(count).float() for t in numbers(laws.flow_sde(level), load("flow_grpo_policy_kl_loss").shared["sigmas"], [i]))
+    a, b, s = (
+        t.expand(count).float() for t in numbers(laws.flow_sde(level), load("flow_grpo_policy_kl_loss").shared["sigmas"], [i])
+    )
     x, reference, credit = case["sample"], case["model_output_ref"], case["advantages"].clamp(-limit, limit)
     per_root = case["std_dev_t"].flatten()  # their std, without sqrt(sigma - sigma')
     u = case["model_output_new"].clone().requires_grad_()
@@ -202,16 +224,28 @@ def test_clipped_loss_and_kl_are_flow_grpos(case: Case) -> None:
 
 @pytest.mark.parametrize("case", cases("flow_grpo_policy_kl_loss"))
 def test_the_clip_objective_is_flow_grpos_loss(case: Case) -> None:
-    """The same numbers through measure and loss, with u_old chosen by the record: log_prob_old is theirs, so the ratio is shifted to it."""
+    """The same numbers through measure and loss. Their log_prob_old belongs to no u_old, so the ratio is shifted to it."""
     i, level, beta, clip = (case.args[k] for k in ("step_index", "noise_level", "beta", "clip_range"))
     sigmas = load("flow_grpo_policy_kl_loss").shared["sigmas"].double()
     count, limit = len(case["advantages"]), case.args["adv_clip_max"]
     a, b, s = (t.expand(count).float() for t in numbers(laws.flow_sde(level), sigmas, [i]))
     one = torch.full((count,), 1 / count)
     x, old = case["sample"], case["model_output_ref"]
-    batch = Batch(x=x, sigma=sigmas[i].expand(count).float(), slot=torch.arange(count), row=torch.arange(count), a=a, b=b, s=s,
-                  advantage=case["advantages"].clamp(-limit, limit), weight=one, kl_weight=one, delta=(sigmas[i] - sigmas[i + 1]).expand(count).float(),
-                  x_next=case["prev_sample"], u_old=old)
+    batch = Batch(
+        x=x,
+        sigma=sigmas[i].expand(count).float(),
+        slot=torch.arange(count),
+        row=torch.arange(count),
+        a=a,
+        b=b,
+        s=s,
+        advantage=case["advantages"].clamp(-limit, limit),
+        weight=one,
+        kl_weight=one,
+        delta=(sigmas[i] - sigmas[i + 1]).expand(count).float(),
+        x_next=case["prev_sample"],
+        u_old=old,
+    )
     objective = objectives.clip(clip, beta=beta, compat="flow_grpo@9745241")
     u = case["model_output_new"].clone().requires_grad_()
     m = objective.measure(batch, {"current": u, "reference": case["model_output_ref"]})
@@ -230,8 +264,21 @@ def nft_batch(case: Case, dtype: torch.dtype) -> tuple[Batch, dict[str, Tensor]]
     one, weight = torch.ones(count), torch.full((count,), 1 / count, dtype=dtype)
     advantage = case["adv"].clamp(-case.args["adv_clip_max"], case.args["adv_clip_max"]).to(dtype)
     x = paths.flow.alpha(level) * x0 + level * noise
-    batch = Batch(x=x, sigma=t, slot=torch.arange(count), row=torch.arange(count), a=one, b=one, s=one, advantage=advantage, weight=weight,
-                  kl_weight=weight, delta=one, x0=x0, target=paths.flow.target(x0, noise, level))
+    batch = Batch(
+        x=x,
+        sigma=t,
+        slot=torch.arange(count),
+        row=torch.arange(count),
+        a=one,
+        b=one,
+        s=one,
+        advantage=advantage,
+        weight=weight,
+        kl_weight=weight,
+        delta=one,
+        x0=x0,
+        target=paths.flow.target(x0, noise, level),
+    )
     return batch, {"current": u.clone().requires_grad_(), "old": old, "reference": reference}
 
 
@@ -241,7 +288,7 @@ def nft_batch(case: Case, dtype: torch.dtype) -> tuple[Batch, dict[str, Tensor]]
 @pytest.mark.parametrize("case", cases("obj_diffusion_nft"))
 def test_nft_is_diffusionnfts_loss(case: Case, dtype: str, beta: float, kl_weight: float) -> None:
     batch, u = nft_batch(case, torch.float32 if dtype else torch.float64)
-    positive, negative = objectives.nft_terms(u["current"], u["old"], batch.x, batch.x0, batch.sigma, beta)  # pyright: ignore[reportArgumentType]
+    positive, negative = objectives.nft_terms(u["current"], u["old"], batch.x, batch.x0, batch.sigma, beta)  # pyright: ignore
     close(positive, case[f"pos_loss_beta{beta}{dtype}"])
     close(negative, case[f"neg_loss_beta{beta}{dtype}"])
     objective = objectives.nft(beta, kl_weight, scale=case.args["adv_clip_max"])
@@ -266,7 +313,8 @@ def test_zscore_is_flow_grpos_tracker(case: Case, std: str, suffix: str) -> None
     columns += [(case["rewards_2d"][:, t], case[f"adv2d_grpo{suffix}"][:, t]) for t in range(case["rewards_2d"].shape[1])]
     members = [(case["prompt_id"] == p).nonzero().flatten() for p in case["prompt_id"].unique()]
     for r, expected in columns:
-        table = torch.full((len(members), max(map(len, members))), math.nan, dtype=torch.float64)  # groups differ in size: the rest is invalid
+        # groups differ in size: the rest is invalid
+        table = torch.full((len(members), max(map(len, members))), math.nan, dtype=torch.float64)
         for row, mine in zip(table, members, strict=True):
             row[: len(mine)] = r[mine]
         got = zscore(table, ddof=case.args["ddof"], eps=case.args["eps"], std=std)  # pyright: ignore[reportArgumentType]
@@ -288,4 +336,5 @@ def test_the_log_ratio_is_the_difference_of_their_densities(case: Case) -> None:
     a, b, s = at(case, laws.flow_sde(case.args["noise_level"]), sigmas)
     ours = log_ratio(case["model_output_b"], case["model_output"], case["sample"], case["prev_sample"], a, b, s)
     # a difference of two numbers, each with their own tolerance
-    torch.testing.assert_close(ours, case["log_prob_b"] - case["log_prob"], rtol=1e-5, atol=1e-6 + 2e-5 * float(case["log_prob"].abs().max()), check_dtype=False)
+    atol = 1e-6 + 2e-5 * float(case["log_prob"].abs().max())
+    torch.testing.assert_close(ours, case["log_prob_b"] - case["log_prob"], rtol=1e-5, atol=atol, check_dtype=False)

@@ -1,4 +1,4 @@
-"""One table over all methods: each is built, starts at ratio 1, improves the toy reward through the real loop, and resumes exactly."""
+"""One table over all methods: each is built, starts at ratio 1, improves the toy reward in the real loop, resumes exactly."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ SMALL: dict[str, dict[str, Any]] = {
 
 
 def parts(name: str, seed: int = 0) -> Parts:
-    recipe = Recipe(policy=PolicySpec(steps=toy.STEPS), sizes=SizesSpec(prompts=4, group=6), optim=OptimSpec(lr=1e-2), run=RunSpec(seed=seed))
+    recipe = Recipe(
+        policy=PolicySpec(steps=toy.STEPS), sizes=SizesSpec(prompts=4, group=6), optim=OptimSpec(lr=1e-2), run=RunSpec(seed=seed)
+    )
     return Parts(recipe, toy.Policy(), methods.TABLE[name](**SMALL[name]), {"toy": (toy.REWARD, 1.0)}, toy.TEXTS, toy.WORLD)
 
 
@@ -103,7 +105,30 @@ def test_a_seed_decides_a_run_and_another_gives_another(name: str) -> None:
         state = session(of)
         found.append([iterate(of, state)["reward/mean"] for _ in range(2)])
     assert found[0] == found[1] != found[2]
-    assert found[0][0] != found[0][1]  # iterations have noise of their own
+
+
+def test_seeds_and_iterations_have_noise_of_their_own() -> None:
+    """One prompt and a rate of 0: nothing but the noise can make a difference."""
+    rewards = []
+    for seed in (0, 1):
+        of = parts("flow_grpo", seed)
+        recipe = replace(of.recipe, sizes=SizesSpec(prompts=1, group=6), optim=OptimSpec(lr=0.0))
+        of = replace(of, recipe=recipe, prompts=toy.TEXTS.take([0]))
+        state = session(of)
+        rewards += [iterate(of, state)["reward/mean"] for _ in range(2)]
+    assert len(set(rewards)) == 4, rewards
+
+
+def test_nft_samples_from_its_old_policy() -> None:
+    of = parts("diffusion_nft")
+    state = session(of)
+    iterate(of, state)
+    with torch.no_grad():
+        for p in state.weights.parameters:
+            p.fill_(torch.nan)
+    with toy.seen(of.policy) as calls, pytest.raises(FloatingPointError, match="the gradient is nan"):  # pyright: ignore
+        iterate(of, state)
+    assert all(torch.isfinite(x).all() for x, _, _ in calls)
 
 
 def test_states_do_not_depend_on_sizes() -> None:
@@ -116,9 +141,11 @@ def test_states_do_not_depend_on_sizes() -> None:
     assert rows[0]["grad/norm"] == pytest.approx(rows[1]["grad/norm"], rel=1e-4)
 
 
-@pytest.mark.parametrize(("module", "named"), [(2, "module 2 is the first that differs"), (4, "module 4 is the first that differs")])
+@pytest.mark.parametrize(
+    ("module", "named"), [(2, "module 2 is the first that differs"), (4, "module 4 is the first that differs")]
+)
 def test_a_replay_that_differs_stops_the_run_and_names_the_module(module: int, named: str) -> None:
-    of = parts("flow_grpo")
+    of = replace(parts("flow_grpo"), policy=toy.Policy(excited=True))
     layer = of.policy.network.get_submodule(str(module))
     layer.register_forward_hook(lambda m, args, output: output + 1e-3 if torch.is_grad_enabled() else None)
     state = session(of)

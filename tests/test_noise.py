@@ -13,16 +13,31 @@ from flowrl.samplers import noise
 from flowrl.samplers.noise import Source
 
 quick = settings(deadline=None, max_examples=50)  # a shared machine may stall at any moment
-keys = st.tuples(st.integers(0, 2**40), st.integers(0, 2**20), st.integers(0, 4096), st.integers(0, 4096),
-                 st.sampled_from(["rollout", "query", "heldout", "sigma", "window"]))
+keys = st.tuples(
+    st.integers(0, 2**40),
+    st.integers(0, 2**20),
+    st.integers(0, 4096),
+    st.integers(0, 4096),
+    st.sampled_from(["rollout", "query", "heldout", "sigma", "window"]),
+)
 
 
 def test_the_definition_is_pinned() -> None:
     """Changing any of these changes every run that was ever recorded."""
     assert noise.key(0, 0, 0, 0) == 8701405240444677756
     assert noise.key(7, 3, 2, 1, "heldout") == 2675404188890311118
-    assert noise.normal((4,), 0, 0, 0, 0).tolist() == [0.8159289360046387, 1.8469815254211426, 0.513824999332428, -1.2275184392929077]
-    assert noise.normal((2, 2), 7, 3, 2, 1, "heldout").flatten().tolist() == [0.8601424098014832, -0.07857941091060638, 0.9548515677452087, 2.7312116622924805]
+    assert noise.normal((4,), 0, 0, 0, 0).tolist() == [
+        0.8159289360046387,
+        1.8469815254211426,
+        0.513824999332428,
+        -1.2275184392929077,
+    ]
+    assert noise.normal((2, 2), 7, 3, 2, 1, "heldout").flatten().tolist() == [
+        0.8601424098014832,
+        -0.07857941091060638,
+        0.9548515677452087,
+        2.7312116622924805,
+    ]
     assert noise.uniform(0, 0, 0, 0) == 0.9434082465366872
     assert noise.uniform(7, 3, 2, 1, "query") == 0.3940031586665147
 

@@ -34,14 +34,23 @@ def test_clipped_by_hand(ratio: float, advantage: float, low: float, high: float
     loss = max(-advantage * rho, -advantage * min(max(rho, 1 - low), 1 + high))
     if dual is not None and advantage < 0:
         loss = min(loss, -advantage * dual)
-    got = objectives.clipped(torch.tensor([ratio], dtype=torch.float64), torch.tensor([advantage], dtype=torch.float64), low, high, dual)
+    got = objectives.clipped(
+        torch.tensor([ratio], dtype=torch.float64), torch.tensor([advantage], dtype=torch.float64), low, high, dual
+    )
     assert float(got) == pytest.approx(loss, rel=1e-12, abs=1e-12)
 
 
-@pytest.mark.parametrize(("advantage", "rho", "moves"), [
-    (1.0, 1.3, False), (1.0, 1.1, True), (1.0, 0.5, True),  # what is good: no further up
-    (-1.0, 0.5, False), (-1.0, 0.9, True), (-1.0, 1.3, True),  # what is bad: no further down
-])
+@pytest.mark.parametrize(
+    ("advantage", "rho", "moves"),
+    [
+        (1.0, 1.3, False),
+        (1.0, 1.1, True),
+        (1.0, 0.5, True),  # what is good: no further up
+        (-1.0, 0.5, False),
+        (-1.0, 0.9, True),
+        (-1.0, 1.3, True),  # what is bad: no further down
+    ],
+)
 def test_the_gradient_ends_at_the_clip_on_one_side_only(advantage: float, rho: float, moves: bool) -> None:
     ratio = torch.tensor([math.log(rho)], dtype=torch.float64, requires_grad=True)
     objectives.clipped(ratio, torch.tensor([advantage], dtype=torch.float64), 0.2).sum().backward()
@@ -86,7 +95,9 @@ def test_the_surrogate_kl_is_the_kl_of_the_two_means(seed: int) -> None:
     x, u, ref = torch.randn(3, 2, 3, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
     a, b, s = torch.tensor([[0.9, 0.7], [-0.3, -0.1], [0.4, 1.3]], dtype=torch.float64)
     wide = b.view(-1, 1, 1)
-    torch.testing.assert_close(objectives.surrogate_kl(u, ref, b, s), kl(a.view(-1, 1, 1) * x + wide * u, a.view(-1, 1, 1) * x + wide * ref, s))
+    torch.testing.assert_close(
+        objectives.surrogate_kl(u, ref, b, s), kl(a.view(-1, 1, 1) * x + wide * u, a.view(-1, 1, 1) * x + wide * ref, s)
+    )
 
 
 # ------------------------------------------------------------------ queries, batches, losses
@@ -95,7 +106,7 @@ def credit_of(ro: Rollout, seed: int = 5) -> Credit:
     draw = torch.Generator().manual_seed(seed)
     shape = len(ro.slots), len(ro.plan.parent)
     weight = (torch.rand(shape, generator=draw) > 0.2).float()
-    return Credit(torch.randn(shape, generator=draw), weight, weight * 0.5)
+    return Credit(torch.randn(shape, generator=draw), weight, weight * torch.rand(shape, generator=draw))
 
 
 def moved(policy: toy.Policy, by: float = 0.02) -> None:
@@ -106,7 +117,9 @@ def moved(policy: toy.Policy, by: float = 0.02) -> None:
             p += by * torch.randn(p.shape, generator=draw).to(p)
 
 
-def direct(policy: toy.Policy, ro: Rollout, cond: toy.Directions, credit: Credit, clip: float, beta: float, reference: toy.Policy) -> Tensor:
+def direct(
+    policy: toy.Policy, ro: Rollout, cond: toy.Directions, credit: Credit, clip: float, beta: float, reference: toy.Policy
+) -> Tensor:
     """The loss edge by edge, without queries, slices or batches: weighted means over all edges."""
     plan, total, distance = ro.plan, torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
     weight = credit.weight[:, plan.edges].sum().double()
@@ -126,7 +139,9 @@ def direct(policy: toy.Policy, ro: Rollout, cond: toy.Directions, credit: Credit
     return total / weight + beta * distance / kl_weight
 
 
-def sliced(policy: toy.Policy, objective: Objective, q: Queries, ro: Rollout, cond: toy.Directions, reference: toy.Policy) -> Tensor:
+def sliced(
+    policy: toy.Policy, objective: Objective, q: Queries, ro: Rollout, cond: toy.Directions, reference: toy.Policy
+) -> Tensor:
     total = torch.zeros((), dtype=torch.float64)
     for rows in q.slices:
         batch = form(q, rows, ro, NOISE)
@@ -246,12 +261,25 @@ class Coupled:
 
     def loss(self, batch: Batch, m: Tensor) -> Loss:
         ratio = m[:, 0]
-        value = (batch.weight * batch.advantage * ratio).sum() ** 2 + torch.logsumexp(50 * ratio, 0) + (ratio - ratio.mean()).square().sum()
+        value = (
+            (batch.weight * batch.advantage * ratio).sum() ** 2
+            + torch.logsumexp(50 * ratio, 0)
+            + (ratio - ratio.mean()).square().sum()
+        )
         return Loss(value, {"loss/policy": value.detach()})
 
 
-def trained(policy: toy.Policy, objective: Objective, kind: str = "chains", *, sizes: Sizes = toy.SIZES, updates: int = 1, move: bool = True,
-            exact: bool = False, weights: Mapping[str, WeightSet] | None = None) -> tuple[Trained, list[Tensor]]:
+def trained(
+    policy: toy.Policy,
+    objective: Objective,
+    kind: str = "chains",
+    *,
+    sizes: Sizes = toy.SIZES,
+    updates: int = 1,
+    move: bool = True,
+    exact: bool = False,
+    weights: Mapping[str, WeightSet] | None = None,
+) -> tuple[Trained, list[Tensor]]:
     """One iteration with plain gradient descent of rate 1: (what update says, minus the sum of the gradients)."""
     got, blocks = toy.collected(policy, toy.plan(kind), sizes=sizes, updates=updates)  # pyright: ignore[reportArgumentType]
     method = Method(lambda it, sigmas, slot: toy.plan("chains"), Group(), objective, weights or {}, updates=updates)
@@ -261,7 +289,9 @@ def trained(policy: toy.Policy, objective: Objective, kind: str = "chains", *, s
     before = [p.detach().clone() for p in kept.parameters]
     assert got.rollout is not None
     q = objective.queries(got.rollout, credit_of(got.rollout), NOISE)
-    done = update(policy, kept, method, got, q, blocks, torch.optim.SGD(kept.parameters, lr=1.0), 1e9, NOISE, toy.WORLD, exact=exact)
+    done = update(
+        policy, kept, method, got, q, blocks, torch.optim.SGD(kept.parameters, lr=1.0), 1e9, NOISE, toy.WORLD, exact=exact
+    )
     return done, [p.detach() - b for p, b in zip(kept.parameters, before, strict=True)]
 
 
@@ -341,7 +371,7 @@ def test_weight_sets_come_back_after_use() -> None:
     for old, s, n in zip(kept.stored["old"], start, now, strict=True):
         torch.testing.assert_close(old, 0.75 * s + 0.25 * n)
     assert all(torch.equal(p, s) for p, s in zip(kept.stored["reference"], start, strict=True))
-    with pytest.raises(ValueError, match="weight set 'best' does not exist; the method declares current, reference, old"), kept.using("best"):
+    with pytest.raises(ValueError, match="weight set 'best' does not exist; the method declares"), kept.using("best"):
         pass
 
 

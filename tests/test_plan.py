@@ -46,7 +46,11 @@ def test_every_built_plan_hangs_together(plan: Plan) -> None:
         assert (plan.depth[wave] == k + 1).all()
     for n, p in enumerate(plan.parent.tolist()):
         assert int(plan.root[n]) == (n if p < 0 else int(plan.root[p]))
-    quiet = [(p, s) for p, s, loud in zip(plan.parent.tolist(), plan.sigma.tolist(), plan.noisy.tolist(), strict=True) if p >= 0 and not loud]
+    quiet = [
+        (p, s)
+        for p, s, loud in zip(plan.parent.tolist(), plan.sigma.tolist(), plan.noisy.tolist(), strict=True)
+        if p >= 0 and not loud
+    ]
     assert len(set(quiet)) == len(quiet)
     assert plan.nfe() == len({p for p in plan.parent.tolist() if p >= 0})
     assert (plan.coefficients(plan.edges)[2] > 0).all()
@@ -56,18 +60,27 @@ def test_every_built_plan_hangs_together(plan: Plan) -> None:
 @given(plans(), plans())
 def test_plans_have_equal_keys_iff_they_do_the_same(one: Plan, other: Plan) -> None:
     same = all(torch.equal(getattr(one, k), getattr(other, k)) for k in ("sigma", "parent", "noisy")) and all(
-        torch.equal(a, b) for a, b in zip(one.coefficients(one.edges), other.coefficients(other.edges), strict=True) if len(a) == len(b))
+        torch.equal(a, b)
+        for a, b in zip(one.coefficients(one.edges), other.coefficients(other.edges), strict=True)
+        if len(a) == len(b)
+    )
     assert (one.key == other.key) == (same and one.guard == other.guard)
 
 
 def test_a_plan_built_twice_has_one_key() -> None:
     assert chains(GRID, laws.flow_sde(0.7), [0], 2).key == chains(GRID, laws.flow_sde(0.7), [0], 2).key
-    for other in (chains(GRID, laws.flow_sde(0.6), [0], 2), chains(GRID, laws.flow_sde(0.7), [1], 2), chains(GRID, laws.flow_sde(0.7), [0], 3)):
+    for other in (
+        chains(GRID, laws.flow_sde(0.6), [0], 2),
+        chains(GRID, laws.flow_sde(0.7), [1], 2),
+        chains(GRID, laws.flow_sde(0.7), [0], 3),
+    ):
         assert other.key != chains(GRID, laws.flow_sde(0.7), [0], 2).key
 
 
 def arrays(sigma: list[float], parent: list[int], noisy: list[bool], **more: Any) -> Plan:
-    return Plan(torch.tensor(sigma, dtype=torch.float64), torch.tensor(parent), torch.tensor(noisy), **{"law": LAW, "guard": 0.75, **more})
+    return Plan(
+        torch.tensor(sigma, dtype=torch.float64), torch.tensor(parent), torch.tensor(noisy), **{"law": LAW, "guard": 0.75, **more}
+    )
 
 
 BAD = {
@@ -80,8 +93,14 @@ BAD = {
     "rises": (lambda: arrays([0.5, 0.7], [-1, 0], [False, False]), "sigma must fall along every edge"),
     "stands": (lambda: arrays([0.5, 0.5], [-1, 0], [False, False]), "sigma must fall along every edge"),
     "not a number": (lambda: arrays([1, math.nan], [-1, 0], [False, False]), "sigma must fall along every edge"),
-    "twins": (lambda: arrays([1, 0.5, 0.5], [-1, 0, 0], [False, False, False]), "branches without noise: its children would be identical"),
-    "std 0": (lambda: chains(GRID, laws.cps(0.5), range(4)), "0.25 -> 0 is marked noisy but its law gives std 0 there; end the stochastic range earlier"),
+    "twins": (
+        lambda: arrays([1, 0.5, 0.5], [-1, 0, 0], [False, False, False]),
+        "branches without noise: its children would be identical",
+    ),
+    "std 0": (
+        lambda: chains(GRID, laws.cps(0.5), range(4)),
+        "0.25 -> 0 is marked noisy but its law gives std 0 there; end the stoch",
+    ),
     "noisy ode": (lambda: chains(GRID, laws.ode(), [1]), "std 0"),
     "std inf": (lambda: arrays([1, 0.5], [-1, 0], [False, True], guard=1.0), "gives std inf there"),
     "no such step": (lambda: chains(GRID, LAW, [4]), "step 4 does not exist: the schedule has steps 0 to 3"),

@@ -26,7 +26,8 @@ from flowrl.dist import World
 pytestmark = pytest.mark.ci
 
 # three prompts of three images in blocks of two: groups span blocks, and blocks are dealt to other processes whatever their number
-ODD = {"sizes.prompts": 3, "sizes.group": 3, "sizes.slice": 2, "sizes.batch": 2}
+# Adam divides a gradient by its own size: with its usual eps, the rounding of a gradient near 0 moves a weight by the whole rate
+ODD = {"sizes.prompts": 3, "sizes.group": 3, "sizes.slice": 2, "sizes.batch": 2, "optim.lr": 1e-3, "optim.eps": 1e-2}
 
 
 def finished(processes: list[Any], seconds: float = 200) -> list[int]:

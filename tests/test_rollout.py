@@ -1,7 +1,8 @@
-"""Rollouts: one state, one prediction, one record, however the work is cut; and a replay of the recorded calls gives the same bits."""
+"""Rollouts: one state, one prediction, one record, however the work is cut; a replay of the recorded calls has the same bits."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -65,7 +66,11 @@ def test_states_do_not_depend_on_how_work_is_cut(plan: Plan, prompts: int, data:
 def test_a_prompt_does_not_see_the_others(plan: Plan) -> None:
     three = walked(plan, torch.tensor([4, 7, 9]))
     alone = walked(plan, torch.tensor([7]))
-    assert torch.equal(three.x[1:2], alone.x) and torch.equal(three.u[1:2], alone.u) and torch.equal(three.log_prob[1:2], alone.log_prob)
+    assert (
+        torch.equal(three.x[1:2], alone.x)
+        and torch.equal(three.u[1:2], alone.u)
+        and torch.equal(three.log_prob[1:2], alone.log_prob)
+    )
 
 
 @quick
@@ -92,7 +97,9 @@ def test_a_recorded_step_is_its_formula_and_its_density(plan: Plan) -> None:
         u = ro.u[p, torch.searchsorted(plan.rows, plan.parent[plan.edges])]
         z = torch.stack([noise(p, int(n)) for n in plan.edges])
         torch.testing.assert_close(ro.states(plan.edges)[p], step(parents, u, a, b, s, z), rtol=0, atol=0)
-        torch.testing.assert_close(ro.log_prob[p], log_prob(ro.states(plan.edges)[p], step(parents, u, a, b, s), s), rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(
+            ro.log_prob[p], log_prob(ro.states(plan.edges)[p], step(parents, u, a, b, s), s), rtol=1e-6, atol=1e-6
+        )
 
 
 def test_a_leaf_is_what_the_ode_gives() -> None:
@@ -101,7 +108,7 @@ def test_a_leaf_is_what_the_ode_gives() -> None:
     for p in range(2):
         for i, root in enumerate(ro.plan.roots.tolist()):
             x = noise(p, root)
-            for at, to in zip(grid[:-1], grid[1:], strict=True):
+            for at, to in itertools.pairwise(grid):
                 x = x + (to - at).float() * RowLocal()(x[None], at.float()[None], torch.tensor([p]))[0]
             torch.testing.assert_close(ro.states(ro.plan.leaves)[p, i], x)
 
@@ -145,7 +152,9 @@ def test_slices_never_mix_lanes_or_waves() -> None:
     assert all(len(c.unique()) == 1 for c in calls)
     assert all(float(plan.sigma[plan.rows[c.row]].unique()) == c.sigma for c in ro.slices)
     comb_calls = rollout(PLANS["comb"](), network, 3, SHAPE, noise, slice=4, lane=lambda sigma: int(sigma > 0.5)).slices
-    assert comb_calls and all(len({float(s) > 0.5 for s in PLANS["comb"]().sigma[PLANS["comb"]().rows[c.row]]}) == 1 for c in comb_calls)
+    assert comb_calls and all(
+        len({float(s) > 0.5 for s in PLANS["comb"]().sigma[PLANS["comb"]().rows[c.row]]}) == 1 for c in comb_calls
+    )
 
 
 def test_unowned_units_hold_zeros() -> None:
@@ -162,7 +171,7 @@ def test_a_rollout_of_nothing_is_a_sentence() -> None:
 
 # ------------------------------------------------------------------ replay
 class Block(torch.nn.Module):
-    """A transformer block over the dims of a latent, written out: torch's own layer takes other kernels without a graph than with one."""
+    """A transformer block over the dims of a latent, written out: torch's own has other kernels with a graph than without."""
 
     def __init__(self, width: int = 32) -> None:
         super().__init__()
@@ -187,8 +196,14 @@ def replayed(ro: Rollout, network: Callable[[Tensor, Tensor, Tensor], Tensor], c
         u[prompt, row] = network(states, plan.sigma[plan.rows[row]].float(), ro.slots[prompt])
     a, b, s = (t.float() for t in plan.coefficients(plan.edges, ro.path))
     at = torch.searchsorted(plan.rows, plan.parent[plan.edges])
-    return torch.stack([log_ratio(u[p, at], ro.u[p, at], ro.states(plan.parent[plan.edges])[p].float(), ro.states(plan.edges)[p].float(), a, b, s)
-                        for p in range(len(ro.slots))])
+    return torch.stack(
+        [
+            log_ratio(
+                u[p, at], ro.u[p, at], ro.states(plan.parent[plan.edges])[p].float(), ro.states(plan.edges)[p].float(), a, b, s
+            )
+            for p in range(len(ro.slots))
+        ]
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

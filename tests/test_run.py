@@ -92,6 +92,7 @@ def test_a_learning_rate_of_zero_changes_nothing(tmp_path: Path, spec: Any) -> N
         assert before.read_bytes() == after.read_bytes()
 
 
+@pytest.mark.ci
 def test_training_raises_the_reward_it_trains() -> None:
     """Brightness of a tiny random model, measured on its own images of the first and the last iterations."""
     parts = tinyrun.parts({"optim.lr": 3e-3, "sizes.prompts": 4, "sizes.group": 8, "method.args.beta": 0.0,

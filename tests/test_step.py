@@ -21,7 +21,11 @@ def draws(count: int, shape: tuple[int, ...] = SHAPE, dtype: torch.dtype = torch
 
 
 def numbers(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:
-    return (torch.tensor([0.9, 1.1, 0.5], dtype=dtype), torch.tensor([-0.2, -0.05, -0.4], dtype=dtype), torch.tensor([0.3, 0.05, 1.2], dtype=dtype))
+    return (
+        torch.tensor([0.9, 1.1, 0.5], dtype=dtype),
+        torch.tensor([-0.2, -0.05, -0.4], dtype=dtype),
+        torch.tensor([0.3, 0.05, 1.2], dtype=dtype),
+    )
 
 
 def test_a_step_is_three_numbers() -> None:
@@ -38,7 +42,9 @@ def test_a_density_is_the_mean_over_latent_dims() -> None:
     normal = torch.distributions.Normal(mean, s.view(-1, 1, 1))
     torch.testing.assert_close(log_density(x, mean, s), normal.log_prob(x).mean((1, 2)), rtol=1e-13, atol=0)
     each = draws(1)[0].abs() + 0.1
-    torch.testing.assert_close(log_prob(x, mean, each), torch.distributions.Normal(mean, each).log_prob(x).mean((1, 2)), rtol=1e-13, atol=0)
+    torch.testing.assert_close(
+        log_prob(x, mean, each), torch.distributions.Normal(mean, each).log_prob(x).mean((1, 2)), rtol=1e-13, atol=0
+    )
 
 
 def test_the_three_forms_differ_by_what_they_leave_out() -> None:
@@ -123,7 +129,10 @@ def test_a_row_does_not_depend_on_its_batch() -> None:
     whole = log_density(x_next, step(x, u, a, b, s), s), log_ratio(u + 1e-3, u, x, x_next, a, b, s)
     for rows in (slice(2, 3), slice(4, 7)):
         mine = [t[rows] for t in (x, u, a, b, s)]
-        alone = log_density(x_next[rows], step(*mine), mine[4]), log_ratio(mine[1] + 1e-3, mine[1], mine[0], x_next[rows], *mine[2:])
+        alone = (
+            log_density(x_next[rows], step(*mine), mine[4]),
+            log_ratio(mine[1] + 1e-3, mine[1], mine[0], x_next[rows], *mine[2:]),
+        )
         assert torch.equal(step(*mine, z[rows]), x_next[rows])
         assert all(torch.equal(w[rows], t) for w, t in zip(whole, alone, strict=True))
 
@@ -140,7 +149,9 @@ def test_kl_identities() -> None:
     torch.testing.assert_close(kl(mean, other, s, s), kl(mean, other, s), rtol=1e-12, atol=0)
     torch.testing.assert_close(kl(mean, mean, s, s), torch.zeros(3, dtype=torch.float64), rtol=0, atol=1e-15)
     wide = 1.7 * s
-    truth = torch.distributions.kl_divergence(torch.distributions.Normal(mean, s.view(-1, 1, 1)), torch.distributions.Normal(other, wide.view(-1, 1, 1)))
+    truth = torch.distributions.kl_divergence(
+        torch.distributions.Normal(mean, s.view(-1, 1, 1)), torch.distributions.Normal(other, wide.view(-1, 1, 1))
+    )
     torch.testing.assert_close(kl(mean, other, s, wide), truth.mean((1, 2)), rtol=1e-12, atol=0)
 
 

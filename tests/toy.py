@@ -1,4 +1,4 @@
-"""A 2-D policy that runs the real loop in a second: Gaussian data with its exact velocity, plus a small network that can be trained.
+"""A 2-D policy that runs the real loop in a second: the exact velocity of Gaussian data plus a small network that is trained.
 
 Pixels are the latents themselves (one pixel, red = x, green = y), so a reward reads them back; prompts are directions to go.
 """
@@ -54,9 +54,12 @@ class Policy:
     def __init__(self, dtype: torch.dtype = torch.float32, width: int = 24, seed: int = 0, excited: bool = False) -> None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.network: nn.Module = nn.Sequential(nn.Linear(5, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 2)).to(dtype)
+            self.network: nn.Module = nn.Sequential(
+                nn.Linear(5, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 2)
+            ).to(dtype)
             if not excited:
-                nn.init.zeros_(self.network[4].weight), nn.init.zeros_(self.network[4].bias)
+                nn.init.zeros_(self.network[4].weight)
+                nn.init.zeros_(self.network[4].bias)
         self.dtype = dtype
         self.calls = 0
 
@@ -117,11 +120,25 @@ def plan(kind: Literal["chains", "tree", "comb", "ode"], group: int = 3) -> Plan
     return comb(grid, laws.flow_sde(0.7), [0, 2, 3], group, strides=(1, 2))
 
 
-def collected(policy: Policy, of: Plan, seed: int = 0, iteration: int = 0, sizes: Sizes = SIZES, updates: int = 1) -> tuple[Collected, list[Block]]:
+def collected(
+    policy: Policy, of: Plan, seed: int = 0, iteration: int = 0, sizes: Sizes = SIZES, updates: int = 1
+) -> tuple[Collected, list[Block]]:
     """One iteration's experience of all prompts, and how it was cut."""
     blocks = cut(of, len(PROMPTS), sizes, updates, 1)
     slots = torch.arange(len(PROMPTS))
-    return collect(policy, of, TEXTS, slots, {"toy": REWARD}, {"toy": 1.0}, {"toy": REWARD.init()}, blocks, sizes, Source(seed, iteration), WORLD), blocks
+    return collect(
+        policy,
+        of,
+        TEXTS,
+        slots,
+        {"toy": REWARD},
+        {"toy": 1.0},
+        {"toy": REWARD.init()},
+        blocks,
+        sizes,
+        Source(seed, iteration),
+        WORLD,
+    ), blocks
 
 
 @contextmanager

@@ -1,9 +1,8 @@
 """Stage `flow`: the velocity network and the two text encoders, trained together from scratch on imperfect captions."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,9 +12,9 @@ from torch import Tensor, nn
 
 from flowrl.shapes import verify
 from flowrl.shapes.autoencoder import balanced, decode, encode
-from flowrl.shapes.loop import Job, rank, warm_constant_decay
+from flowrl.shapes.loop import Job, rank, trapezoid
 from flowrl.shapes.mislabel import mislabel
-from flowrl.shapes.networks import LATENT, text_encoder, transformer
+from flowrl.shapes.networks import LATENT, LAYERS, WIDTH, text_encoder, transformer
 from flowrl.shapes.render import render
 from flowrl.shapes.tokenizer import LENGTH, build
 from flowrl.shapes.world import TAGS, Row, captions
@@ -28,7 +27,9 @@ LONG = 0.1  # share of batches that carry LONG_ZEROS tokens of zeros instead of 
 LONG_ZEROS = 256  # what diffusers appends in place of T5 unless told otherwise
 RATE = 2e-3  # AdamW; Muon at the same rate was behind it after equal time on two cores
 SAMPLING_STEPS = 20
-STEPS = 10_000
+STEPS = 9_000
+# The learning rate: up to step WARM, constant to HOLD, down to FLOOR of it at LAND, flat to the end.
+WARM, HOLD, LAND, FLOOR = 300, 4_700, 7_400, 0.03
 
 
 @dataclass(frozen=True)
@@ -39,11 +40,11 @@ class Pool:
     ids: Tensor
 
 
-def networks(seed: int) -> nn.ModuleDict:
+def networks(seed: int, layers: int = LAYERS, width: int = WIDTH) -> nn.ModuleDict:
     """Untrained `transformer`, `text_encoder`, `text_encoder_2`, in the order of the random numbers they take."""
     torch.manual_seed(seed)
     return nn.ModuleDict(
-        {"text_encoder": text_encoder(), "text_encoder_2": text_encoder(), "transformer": transformer()}
+        {"text_encoder": text_encoder(), "text_encoder_2": text_encoder(), "transformer": transformer(layers, width)}
     )
 
 
@@ -87,9 +88,9 @@ class Batch:
     zeros: int
 
 
-def indices(step: int, seed: int) -> Tensor:
-    """The pictures of a step."""
-    return torch.randint(POOL, (BATCH,), generator=torch.Generator().manual_seed(seed * 2**33 + step))
+def indices(step: int, seed: int, pictures: int = POOL) -> Tensor:
+    """The pictures of a step, [BATCH] numbers below `pictures`."""
+    return torch.randint(pictures, (BATCH,), generator=torch.Generator().manual_seed(seed * 2**33 + step))
 
 
 def batch(data: Pool, rows: Tensor, step: int, seed: int) -> Batch:
@@ -159,11 +160,11 @@ def job(nets: nn.ModuleDict, averages: nn.ModuleDict, data: Pool, steps: int, se
     """The stage without its evaluation; `data` is the whole pool."""
 
     def loss(step: int) -> Tensor:
-        return velocity_loss(nets, share(batch(data, indices(step, seed), step, seed)))
+        return velocity_loss(nets, share(batch(data, indices(step, seed, len(data.latents)), step, seed)))
 
     # fused: one pass over the parameters, ten times faster than the loop on a CPU.
     optimizer = torch.optim.AdamW(nets.parameters(), lr=RATE, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
-    return Job(nets, [optimizer], loss, warm_constant_decay(steps), steps, averages)
+    return Job(nets, [optimizer], loss, trapezoid(WARM, HOLD, LAND, FLOOR), steps, averages)
 
 
 def averaged(nets: nn.ModuleDict) -> nn.ModuleDict:

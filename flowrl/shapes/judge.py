@@ -1,7 +1,7 @@
 """A second opinion: a small network that reads pictures, trained on renderings and sharing no code with the verifier.
 
-It maps a picture to densities over a 16 x 16 grid, one map for every (shape, colour) and one for everything else. A map's sum counts
-its objects, a map's centre of mass is where they are.
+It maps a picture to densities over a 16 x 16 grid, one map for every (shape, colour) and one for everything else.
+A map's sum counts its objects, a map's centre of mass is where they are.
 """
 
 from collections.abc import Mapping, Sequence

@@ -4,6 +4,7 @@ A step's randomness is a function of (seed, step), so a run that was cut and res
 """
 
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -38,15 +39,14 @@ class Job:
     watch_every: int = 1000
 
 
-def warm_constant_decay(steps: int, floor: float = 0.02) -> Callable[[int], float]:
-    """Rate of a run of `steps`: linear warm-up over 3 %, 1 to 50 %, cosine to `floor` at 80 %, flat to the end."""
+def trapezoid(warm: int, hold: int, land: int, floor: float) -> Callable[[int], float]:
+    """Rate by step: linear to 1 at `warm`, 1 until `hold`, a cosine to `floor` at `land`, flat from there on."""
 
     def rate(step: int) -> float:
-        at = (step + 1) / steps
-        if at < 0.03:
-            return at / 0.03
-        fall = min(max((at - 0.5) / 0.3, 0.0), 1.0)
-        return floor + (1 - floor) * 0.5 * (1 + float(torch.cos(torch.tensor(torch.pi * fall))))
+        if step + 1 < warm:
+            return (step + 1) / warm
+        fall = min(max((step + 1 - hold) / (land - hold), 0.0), 1.0)
+        return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * fall))
 
     return rate
 
@@ -55,7 +55,7 @@ def warm_cosine(steps: int, warm: int = 50) -> Callable[[int], float]:
     """Rate of a run of `steps`: linear warm-up over `warm` steps, then a cosine to 0."""
 
     def rate(step: int) -> float:
-        fall = 0.5 * (1 + float(torch.cos(torch.tensor(torch.pi * step / steps))))
+        fall = 0.5 * (1 + math.cos(math.pi * step / steps))
         return min((step + 1) / warm, 1.0) * fall
 
     return rate

@@ -14,5 +14,7 @@ def asset(name: str) -> Path:
     except ModuleNotFoundError:
         folder = Path(__file__).resolve().parents[2] / "assets"
     if not (folder / name).exists():
-        raise FileNotFoundError(f"the embedded asset {name!r} is not in this installation ({folder / name} is missing); reinstall flowrl.")
+        raise FileNotFoundError(
+            f"the embedded asset {name!r} is not in this installation ({folder / name} is missing); reinstall flowrl."
+        )
     return folder / name

@@ -1,7 +1,7 @@
 """Trains the embedded models: `python -m flowrl.shapes.pretrain [stage ...] --out DIR`.
 
-Stages run in the order given (all of them by default) and resume from DIR. `--assets` is where `flow`, `export`, `clip` and `judge` write
-what is shipped.
+Stages run in the order given (all of them by default) and resume from DIR.
+`--assets` is where `flow`, `export`, `clip` and `judge` write what is shipped.
 """
 
 import argparse
@@ -15,7 +15,7 @@ import torch.distributed as dist
 import torch.multiprocessing
 from diffusers import AutoencoderKL
 
-from flowrl.shapes import autoencoder, clip, flow, judge_training
+from flowrl.shapes import autoencoder, clip, flow, judge_training, record
 from flowrl.shapes.export import export
 from flowrl.shapes.loop import Job, run, save_atomically
 from flowrl.shapes.tokenizer import build
@@ -106,12 +106,17 @@ def flow_stage(options: Options) -> None:
 
 
 def export_stage(options: Options) -> None:
-    """Writes the pipeline `assets/shapes-sd3` from `out/flow.pt`; an untrained one if there is none."""
+    """Writes the pipeline `assets/shapes-sd3` from `out/flow.pt`; an untrained one if there is none.
+
+    Once all stages have run it also measures the models and writes `assets/training.json`.
+    """
     averages = flow.averaged(flow.networks(options.seed))
     path = options.out / "flow.pt"
     if path.exists():
         averages.load_state_dict(torch.load(path, weights_only=True)["averages"])
     export(averages, load_autoencoder(options.out), SHIFT, options.assets / "shapes-sd3")
+    if all((options.out / f"{stage}.jsonl").exists() for stage in ("autoencoder", "flow", "clip", "judge")):
+        record.write(options.out, options.assets, options.seed)
 
 
 def clip_stage(options: Options) -> None:
@@ -128,9 +133,9 @@ STAGES: dict[str, Callable[[Options], None]] = {
     "tokenizer": tokenizer_stage,
     "autoencoder": autoencoder_stage,
     "flow": flow_stage,
-    "export": export_stage,
     "clip": clip_stage,
     "judge": judge_stage,
+    "export": export_stage,
 }
 
 

@@ -53,7 +53,9 @@ def _interval(means: Float, rng: np.random.Generator) -> Interval:
 
 def _by_caption(strict: Float, n: int) -> Float:
     if strict.ndim != 2 or len(strict) != n or n == 0:
-        raise ValueError(f"accuracy of scores {list(strict.shape)} for {n} captions; give [captions, images] and one tag a caption.")
+        raise ValueError(
+            f"accuracy of scores {list(strict.shape)} for {n} captions; give [captions, images] and one tag a caption."
+        )
     return strict.astype(np.float64).mean(1)
 
 
@@ -86,7 +88,8 @@ def difference(before: Float, after: Float) -> Difference:
     """
     if before.shape != after.shape or before.ndim != 2 or len(before) < 2:
         raise ValueError(
-            f"difference of scores {list(before.shape)} and {list(after.shape)}; give two [captions, images] of the same captions, two at least."
+            f"difference of scores {list(before.shape)} and {list(after.shape)}; give two [captions, images] of the same captions, "
+            "two at least."
         )
     d = after.astype(np.float64).mean(1) - before.astype(np.float64).mean(1)
     return Difference(float(d.mean()), float(d.std(ddof=1) / np.sqrt(len(d))))

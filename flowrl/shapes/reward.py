@@ -21,7 +21,9 @@ def rows(metadata: Sequence[Mapping[str, object]]) -> list[Row]:
     for i, it in enumerate(metadata):
         if "include" not in it:
             have = ", ".join(it) or "nothing"
-            raise ValueError(f"the shapes reward needs GenEval metadata with 'include'; number {i} has {have}. Use flowrl.shapes.world.captions.")
+            raise ValueError(
+                f"the shapes reward needs GenEval metadata with 'include'; number {i} has {have}. Use flowrl.shapes.world.captions."
+            )
     return [cast(Row, dict(it)) for it in metadata]
 
 

@@ -134,7 +134,8 @@ def find(images: NDArray[np.uint8]) -> list[list[Found]]:
 def relation_credit(relation: str, it: Found, other: Found) -> float:
     """How far `it` stands in `relation` to `other`: 1 where GenEval's rule holds, falling to 0 at the opposite side.
 
-    GenEval: the offset of the centres, shrunk by RELATION_MARGIN of both objects' sizes, has more than half its length along the axis.
+    GenEval: the offset of the centres, shrunk by RELATION_MARGIN of both objects' sizes, has more than half its length along
+    the axis.
     """
     offset = np.array([it.x - other.x, it.y - other.y])
     size = np.array([it.width + other.width, it.height + other.height])
@@ -172,8 +173,8 @@ def _conditions(found: Sequence[Found], include: Sequence[Entry]) -> list[float]
 def score(images: NDArray[np.uint8], rows: Sequence[Row], kind: Kind = "strict") -> Float:
     """[N] scores of pictures [N, 64, 64, 3] against their rows.
 
-    strict: 1 if every condition is met exactly, else 0. soft: the mean of the conditions' credits in [0, 1], times the share of objects
-    that have a class; 1 only where strict is.
+    strict: 1 if every condition is met exactly, else 0.
+    soft: the mean of the conditions' credits in [0, 1], times the share of objects that have a class; 1 only where strict is.
     The conditions: the total number of objects; for each entry its count, its colour if named, its relation if any.
 
     Raises: ValueError if the numbers of pictures and rows differ, or for another kind.

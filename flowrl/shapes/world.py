@@ -42,9 +42,7 @@ Split = Literal["train", "heldout"]
 
 # One entry of GenEval's "include"; `position` is [relation, index of the entry it refers to].
 # "class" is a keyword of Python, hence the functional form.
-Entry = TypedDict(
-    "Entry", {"class": str, "count": int, "color": NotRequired[str], "position": NotRequired[list[str | int]]}
-)
+Entry = TypedDict("Entry", {"class": str, "count": int, "color": NotRequired[str], "position": NotRequired[list[str | int]]})
 
 
 class Row(TypedDict):
@@ -79,7 +77,7 @@ def composition(row: Row) -> str:
 
 
 def phrase(e: Entry, article: str = "a ") -> str:
-    """"a red circle" or "three red circles"."""
+    """ "a red circle" or "three red circles"."""
     color = f"{e['color']} " if "color" in e else ""
     if e["count"] == 1:
         return f"{article}{color}{e['class']}"
