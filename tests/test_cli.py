@@ -57,11 +57,11 @@ def trained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[Recip
     def train(recipe: Recipe, resume: str | None = None) -> SimpleNamespace:
         calls.append((recipe, resume))
         write_result(tmp_path / "run")
-        return SimpleNamespace(folder=tmp_path / "run")
+        return SimpleNamespace(folder=tmp_path / "run", interrupted=False)
 
-    module: Any = ModuleType("flowrl.train")
+    module: Any = ModuleType("flowrl.recipes.run")
     module.train = train
-    monkeypatch.setitem(sys.modules, "flowrl.train", module)
+    monkeypatch.setitem(sys.modules, "flowrl.recipes.run", module)
     return calls
 
 
@@ -201,7 +201,7 @@ def test_a_fault_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch, tr
     def broken(recipe: Recipe, resume: str | None = None) -> None:
         raise KeyError("lost")
 
-    monkeypatch.setattr(sys.modules["flowrl.train"], "train", broken)
+    monkeypatch.setattr(sys.modules["flowrl.recipes.run"], "train", broken)
     with pytest.raises(KeyError, match="lost"):
         main(["train", "shapes"])
 
@@ -230,7 +230,7 @@ def test_an_error_that_flowrl_defines_is_a_sentence(
     def broken(recipe: Recipe, resume: str | None = None) -> None:
         raise RewardError("reward 'mine' failed on 4 images")
 
-    monkeypatch.setattr(sys.modules["flowrl.train"], "train", broken)
+    monkeypatch.setattr(sys.modules["flowrl.recipes.run"], "train", broken)
     assert refused(capsys, "train", "shapes") == "error: reward 'mine' failed on 4 images\n"
 
 
@@ -238,7 +238,7 @@ def test_ctrl_c_is_no_traceback(monkeypatch: pytest.MonkeyPatch, trained: list[A
     def stopped(recipe: Recipe, resume: str | None = None) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sys.modules["flowrl.train"], "train", stopped)
+    monkeypatch.setattr(sys.modules["flowrl.recipes.run"], "train", stopped)
     assert call("train", "shapes") == 130
     assert "Traceback" not in capsys.readouterr().err
 

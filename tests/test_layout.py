@@ -41,9 +41,8 @@ LAYERS: dict[str, set[str]] = {
 }
 _ALL = set(LAYERS)
 LAYERS["recipes"] = {*_ALL, "rewards"}
-LAYERS["train"] = {*_ALL, "recipes"}
-LAYERS["cli"] = {*_ALL, "recipes", "train", "root"}
-LAYERS["root"] = {*_ALL, "recipes", "train", "cli"}
+LAYERS["cli"] = {*_ALL, "recipes", "root"}
+LAYERS["root"] = {*_ALL, "recipes", "cli"}
 
 
 def sources() -> Iterator[tuple[str, Path]]:
@@ -187,14 +186,9 @@ def test_importing_flowrl_is_cheap():
     assert min(float(run[0]) for run in runs) < 0.1
 
 
-@pytest.mark.parametrize(
-    "first", ["from flowrl import train", "import flowrl.train", "from flowrl.train import train", "import flowrl; flowrl.train"]
-)
-def test_train_can_be_called_whoever_imported_it_first(first: str):
-    """The module flowrl.train and the function of that name must not hide each other."""
-    code = f"{first}\nimport flowrl\nfrom flowrl import train\nimport flowrl.train as module\n"
-    code += "print(callable(train), callable(module.train))"
-    assert python(code).split() == ["True", "True"]
+def test_train_is_the_function_and_no_module_can_hide_it():
+    assert python("import flowrl.recipes.run\nfrom flowrl import train\nprint(callable(train))").split() == ["True"]
+    assert not (ROOT / "flowrl" / "train.py").exists()
 
 
 def test_unknown_names_of_the_package_are_attribute_errors():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -50,10 +52,15 @@ def train(
     resolved = build(recipe, given, reward or [], settings or [], resume)
 
     from flowrl.cli import screen
-    from flowrl.train import train as run
+    from flowrl.recipes.run import train as run
 
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("flowrl").setLevel(logging.INFO)
     result = run(resolved, resume=None if resume is None else str(resume))
-    screen.final(Path(result.folder))
+    if result.interrupted:
+        raise typer.Exit(130)
+    if int(os.environ.get("RANK", 0)) == 0:
+        screen.final(Path(result.folder))
 
 
 def build(

@@ -1,4 +1,4 @@
-"""Imperfect captions: the base learns from captions as wrong as web captions are, which leaves reinforcement learning something to do.
+"""Imperfect captions: the base learns from captions as wrong as web captions are, which leaves a reward something to do.
 
 A caption is made from a copy of the picture's row in which, independently and with the probabilities below, things are swapped
 or left out. What the picture shows never changes.

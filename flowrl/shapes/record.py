@@ -31,7 +31,7 @@ def scripts() -> dict[str, str]:
 
 
 def world() -> dict[str, object]:
-    """The captions the models were trained and are measured on, in numbers and as a digest that no formatting of a script changes."""
+    """The captions of training and measurement: how many, and a digest that no formatting of a script changes."""
     train, held = captions("train"), captions("heldout")
     said = [mislabel(row, np.random.default_rng(i)) for i, row in enumerate(train[::20])]
     text = json.dumps([train, held, said, vocabulary()], sort_keys=True)
