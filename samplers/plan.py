@@ -67,7 +67,8 @@ class Plan:
         if bad.any():
             node = int(self.edges[bad][0])
             at = f"{self.sigma[self.parent[node]]:.4g} -> {self.sigma[node]:.4g}"
-            raise ValueError(f"the step {at} is marked noisy but its law gives std {s[bad][0]:g} there; end the stochastic range earlier")
+            raise ValueError(f"the step {at} is marked noisy but its law gives std {s[bad][0]:g} there; "
+                             "end the stochastic range earlier")
 
     def coefficients(self, nodes: Tensor, path: paths.Path = paths.flow) -> tuple[Tensor, Tensor, Tensor]:
         """(a, b, s), float64, of the stochastic edges into `nodes`."""
