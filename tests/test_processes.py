@@ -180,17 +180,18 @@ def test_ctrl_c_under_a_launcher_arrives_twice_and_still_saves(tmp_path: Path) -
 
 
 LAUNCHERS = {
-    "torchrun": ["torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0", "-m"],
+    "torchrun": ["torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m"],
     "accelerate": ["accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0", "-m"],
 }
 
 
 def launched(launcher: str, *words: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", *LAUNCHERS[launcher], "flowrl", "train", *words]
-    return subprocess.run(command, env=tinyrun.environment(), capture_output=True, text=True, timeout=280, check=False)
+    return subprocess.run(command, env=tinyrun.environment(), capture_output=True, text=True, timeout=600, check=False)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_a_launcher_starts_the_command(runs: dict[int, Path], tmp_path: Path, launcher: str) -> None:
     done = launched(launcher, str(runs[1] / "run.yaml"), "--out", str(tmp_path / "run"))
@@ -200,6 +201,7 @@ def test_a_launcher_starts_the_command(runs: dict[int, Path], tmp_path: Path, la
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_launcher_shows_why_one_process_failed(tmp_path: Path) -> None:
     path = settings.dump(tinyrun.recipe(tmp_path / "run", {"data.heldout": 0.0}), tmp_path / "recipe.yaml")
     done = launched("torchrun", str(path), "--reward", f"{Path(tinyrun.__file__)}:broken_on_one")

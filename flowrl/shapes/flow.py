@@ -1,8 +1,8 @@
-"""Stage `flow`: the velocity network and the two text encoders, trained together from scratch on imperfect captions."""
+"""Stages `pictures` and `flow`: the velocity network and the two text encoders, trained together on imperfect captions."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from flowrl.shapes.loop import Job, rank, trapezoid
 from flowrl.shapes.mislabel import mislabel
 from flowrl.shapes.networks import LATENT, LAYERS, WIDTH, text_encoder, transformer
 from flowrl.shapes.render import render
-from flowrl.shapes.tokenizer import LENGTH, build
+from flowrl.shapes.tokenizer import LENGTH, PAD, build, vocabulary
 from flowrl.shapes.world import TAGS, Row, captions
 
 BATCH = 32
@@ -25,30 +25,27 @@ WORDINGS = 4  # imperfect captions of each picture; a visit takes one of them
 EMPTY = 0.1  # share of captions replaced by ""
 LONG_ZEROS = 256  # what diffusers appends in place of T5 unless told otherwise
 RATE = 2e-3  # AdamW; Muon at the same rate was behind it after equal time on two cores
+TEXT_RATE = 1e-3  # of the text encoders in the stage `flow`
 SAMPLING_STEPS = 20
-STEPS = 9_600
-# The learning rate: up to step WARM, constant to HOLD, down to FLOOR of it at LAND, flat to the end.
-WARM, HOLD, LAND, FLOOR = 300, 7_000, 8_400, 0.03
 
 
 @dataclass(frozen=True)
-class Phase:
-    """From step `start` on: sigma = sigmoid(N(mean, spread^2)), and the share of batches that carry LONG_ZEROS zero tokens."""
+class Law:
+    """sigma = sigmoid(N(mean, spread^2)), and the share of batches that carry LONG_ZEROS tokens of zeros instead of LENGTH."""
 
-    start: int
     mean: float
     spread: float
     long: float
 
 
 # Pictures of this world are mostly background: which objects go where is settled at sigma above 0.7, which the usual logit-normal
-# law seldom draws. It taught how shapes look; captions were obeyed only after the move to higher noise.
-PHASES = (Phase(0, 0.0, 1.0, 0.1), Phase(5141, 1.2, 1.2, 0.04))
-
-
-def phase(step: int) -> Phase:
-    """The phase that a step belongs to."""
-    return [it for it in PHASES if it.start <= step][-1]
+# law seldom draws. It teaches how shapes look; captions are learnt at higher noise.
+LOOKS = Law(0.0, 1.0, 0.1)
+CAPTIONS = Law(1.2, 1.2, 0.04)
+# The stage `pictures`: the first law up to step MOVE, the second one to the end.
+MOVE, PICTURES = 5_141, 6_444
+# The stage `flow`: learning rate up to step WARM, constant to HOLD, down to FLOOR of it at LAND, flat to the end.
+WARM, HOLD, LAND, FLOOR, STEPS = 100, 2_000, 3_200, 0.03, 4_000
 
 
 @dataclass(frozen=True)
@@ -112,13 +109,12 @@ def indices(step: int, seed: int, pictures: int = POOL) -> Tensor:
     return torch.randint(pictures, (BATCH,), generator=torch.Generator().manual_seed(seed * 2**33 + step))
 
 
-def batch(data: Pool, rows: Tensor, step: int, seed: int) -> Batch:
+def batch(data: Pool, rows: Tensor, step: int, seed: int, law: Law = CAPTIONS) -> Batch:
     """A step's data from the pool's rows; noise, sigma, wording and dropout depend on (seed, step)."""
     rng = torch.Generator().manual_seed(seed * 2**33 + 2**32 + step)
     wording = torch.randint(WORDINGS, (BATCH,), generator=rng)
     ids = data.ids[rows, wording].long()
     ids[torch.rand(BATCH, generator=rng) < EMPTY] = token_ids([""])[0]
-    law = phase(step)
     zeros = LONG_ZEROS if float(torch.rand((), generator=rng)) < law.long else LENGTH
     sigma = (law.mean + law.spread * torch.randn(BATCH, generator=rng)).sigmoid()
     x1 = torch.randn(BATCH, *LATENT, generator=rng)
@@ -176,15 +172,55 @@ def strict(nets: nn.ModuleDict, model: AutoencoderKL, rows: list[Row], seed: int
     return {"overall": float(right.mean())} | {tag: float(right[tags == tag].mean()) for tag in TAGS}
 
 
-def job(nets: nn.ModuleDict, averages: nn.ModuleDict, data: Pool, steps: int, seed: int) -> Job:
-    """The stage without its evaluation; `data` is the whole pool."""
+def fresh_text(nets: nn.ModuleDict, seed: int) -> None:
+    """Draws the text encoders, and the transformer's layers that receive them, anew at unit scale.
 
+    As transformers initialises them the encoders' outputs are 0.02 in size, the receiving layers see their own biases only, and
+    training grows a large part that all tokens have in common: captions were hardly heard.
+    """
+    rng = torch.Generator().manual_seed(seed * 2**33 + 2**36)
+    with torch.no_grad():
+        for name in ("text_encoder", "text_encoder_2"):
+            nets[name] = text_encoder().train()
+            model = nets[name].text_model
+            for table in (model.embeddings.token_embedding.weight, model.embeddings.position_embedding.weight):
+                table.copy_(0.7 * torch.randn(table.shape, generator=rng))
+            model.embeddings.token_embedding.weight[vocabulary()[PAD]] = 0.0
+            for linear in (m for m in nets[name].modules() if isinstance(m, nn.Linear)):
+                linear.weight.copy_(torch.randn(linear.weight.shape, generator=rng) * linear.in_features**-0.5)
+                if linear.bias is not None:
+                    linear.bias.zero_()
+        net = nets["transformer"]
+        embedder = net.time_text_embed.text_embedder
+        for linear in (net.context_embedder, embedder.linear_1, embedder.linear_2):
+            linear.weight.copy_(torch.randn(linear.weight.shape, generator=rng) * linear.in_features**-0.5)
+            linear.bias.zero_()
+
+
+def _job(nets: nn.ModuleDict, averages: nn.ModuleDict, data: Pool, seed: int, law: Callable[[int], Law]) -> Job:
     def loss(step: int) -> Tensor:
-        return velocity_loss(nets, share(batch(data, indices(step, seed, len(data.latents)), step, seed)))
+        rows = indices(step, seed, len(data.latents))
+        return velocity_loss(nets, share(batch(data, rows, step, seed, law(step))))
 
     # fused: one pass over the parameters, ten times faster than the loop on a CPU.
     optimizer = torch.optim.AdamW(nets.parameters(), lr=RATE, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
-    return Job(nets, [optimizer], loss, trapezoid(WARM, HOLD, LAND, FLOOR), steps, averages)
+    return Job(nets, [optimizer], loss, trapezoid(300, PICTURES, PICTURES + 1, 1.0), PICTURES, averages)
+
+
+def pictures_job(nets: nn.ModuleDict, averages: nn.ModuleDict, data: Pool, seed: int) -> Job:
+    """The stage `pictures`, from untrained networks: how shapes look. `data` is the whole pool."""
+    return _job(nets, averages, data, seed, lambda step: LOOKS if step < MOVE else CAPTIONS)
+
+
+def job(nets: nn.ModuleDict, averages: nn.ModuleDict, data: Pool, steps: int, seed: int) -> Job:
+    """The stage `flow`, from the networks of `pictures` after `fresh_text`: what captions ask for."""
+    texts = [p for name in ("text_encoder", "text_encoder_2") for p in nets[name].parameters()]
+    groups = [{"params": list(nets["transformer"].parameters()), "lr": RATE}, {"params": texts, "lr": TEXT_RATE}]
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
+    rate = trapezoid(WARM, HOLD, LAND, FLOOR)
+    # The pictures' stage used the random numbers of the first PICTURES steps.
+    base = _job(nets, averages, data, seed, lambda _: CAPTIONS)
+    return replace(base, optimizers=[optimizer], loss=lambda step: base.loss(PICTURES + step), rate=rate, steps=steps, decay=0.998)
 
 
 def averaged(nets: nn.ModuleDict) -> nn.ModuleDict:

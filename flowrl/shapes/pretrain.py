@@ -1,7 +1,7 @@
 """Trains the embedded models: `python -m flowrl.shapes.pretrain [stage ...] --out DIR`.
 
 Stages run in the order given (all of them by default) and resume from DIR.
-`--assets` is where `flow`, `export`, `clip` and `judge` write what is shipped.
+`--assets` is where `pictures`, `flow`, `export`, `clip` and `judge` write what is shipped.
 """
 
 import argparse
@@ -68,9 +68,12 @@ def autoencoder_stage(options: Options) -> None:
     autoencoder.train(options.out, options.steps or 2800, options.seed)
 
 
-def flow_job(options: Options) -> Job:
-    """The flow stage with its evaluation and its early exports."""
+def flow_job(options: Options, stage: str) -> Job:
+    """The stage `pictures` or `flow`, with its evaluation and its early exports."""
     nets = flow.networks(options.seed)
+    if stage == "flow":
+        nets.load_state_dict(torch.load(options.out / "pictures.pt", weights_only=True)["modules"])
+        flow.fresh_text(nets, options.seed)
     averages = flow.averaged(nets)
     model = load_autoencoder(options.out)
     rows = captions("heldout")
@@ -83,26 +86,37 @@ def flow_job(options: Options) -> Job:
         torch.set_num_threads(1)
         return dict(metrics)
 
-    job = flow.job(nets, averages, load_pool(options.out, options.seed), options.steps or flow.STEPS, options.seed)
+    data = load_pool(options.out, options.seed)
+    if stage == "pictures":
+        job = flow.pictures_job(nets, averages, data, options.seed)
+    else:
+        job = flow.job(nets, averages, data, options.steps or flow.STEPS, options.seed)
     return replace(job, watch=watch, watch_every=options.watch_every)
 
 
-def _flow_process(number: int, options: Options) -> None:
-    store = options.out / "flow.store"
+def _process(number: int, options: Options, stage: str) -> None:
+    store = options.out / f"{stage}.store"
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=number, world_size=options.processes)
-    run(flow_job(options), options.out, "flow")
+    run(flow_job(options, stage), options.out, stage)
     dist.destroy_process_group()
 
 
-def flow_stage(options: Options) -> None:
-    """Trains `out/flow.pt`; exports early versions of the pipeline on the way.
-
-    One process a core, one thread each: on a shared machine threads wait for each other at every operation, processes once a step.
-    """
+def _together(options: Options, stage: str) -> None:
+    """One process a core, one thread each: on a shared machine threads wait at every operation, processes once a step."""
     load_pool(options.out, options.seed)
-    (options.out / "flow.store").unlink(missing_ok=True)
-    torch.multiprocessing.spawn(_flow_process, (options,), nprocs=options.processes)
+    (options.out / f"{stage}.store").unlink(missing_ok=True)
+    torch.multiprocessing.spawn(_process, (options, stage), nprocs=options.processes)
+
+
+def pictures_stage(options: Options) -> None:
+    """Trains `out/pictures.pt`."""
+    _together(options, "pictures")
+
+
+def flow_stage(options: Options) -> None:
+    """Trains `out/flow.pt` from `out/pictures.pt`."""
+    _together(options, "flow")
 
 
 def export_stage(options: Options) -> None:
@@ -132,6 +146,7 @@ def judge_stage(options: Options) -> None:
 STAGES: dict[str, Callable[[Options], None]] = {
     "tokenizer": tokenizer_stage,
     "autoencoder": autoencoder_stage,
+    "pictures": pictures_stage,
     "flow": flow_stage,
     "clip": clip_stage,
     "judge": judge_stage,
