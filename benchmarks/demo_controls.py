@@ -41,8 +41,10 @@ class Shuffled:
 
     def __call__(self, samples: Samples, state: State) -> tuple[Scores, State]:
         scores, inner = self.reward(samples, state["inner"])
-        rows = [torch.randperm(scores.values.shape[1], generator=noise.generator(0, state["calls"], row, 0, "shuffle"))
-                for row in range(len(scores.values))]
+        rows = [
+            torch.randperm(scores.values.shape[1], generator=noise.generator(0, state["calls"], row, 0, "shuffle"))
+            for row in range(len(scores.values))
+        ]
         order = torch.stack(rows)
         return Scores(scores.values.gather(1, order), scores.valid.gather(1, order)), {"calls": state["calls"] + 1, "inner": inner}
 
@@ -55,14 +57,21 @@ def run(kind: str, seed: int, out: Path) -> Result:
         name = named("shapes").rewards[0].name
         return train("shapes", {**settings, "rewards": ()}, rewards={f"shuffled {name}": Shuffled(name)})
     if kind == "pretraining":
-        settings |= {"policy.model": str(continued(out / f"continued-{seed}", named("shapes").run.minutes or 9.0, seed)), "run.iterations": 0}
+        settings |= {
+            "policy.model": str(continued(out / f"continued-{seed}", named("shapes").run.minutes or 9.0, seed)),
+            "run.iterations": 0,
+        }
     return train("shapes", settings)
 
 
 def continued(folder: Path, minutes: float, seed: int, rate: float = 3e-4) -> Path:
-    """The embedded model after `minutes` more of its own pretraining: same data, loss and average, all weights, AdamW at a constant rate."""
+    """The embedded model after `minutes` more of its own pretraining: same data, loss and average, all weights, AdamW at a
+    constant rate.
+    """
     pipe = StableDiffusion3Pipeline.from_pretrained(embedded("shapes"), dtype=torch.float32)
-    nets = nn.ModuleDict({name: getattr(pipe, name).train() for name in ("text_encoder", "text_encoder_2", "transformer")}).requires_grad_(True)
+    nets = nn.ModuleDict(
+        {name: getattr(pipe, name).train() for name in ("text_encoder", "text_encoder_2", "transformer")}
+    ).requires_grad_(True)
     averages = flow.averaged(nets)
     data = flow.pool(pipe.vae, np.random.default_rng(seed).choice(flow.POOL, 8000, replace=False), seed + 1)
     optimizer = torch.optim.AdamW(nets.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=0.01)
@@ -97,8 +106,10 @@ def main() -> None:
     base = next(r["before"] for kind, r in rows.items() if kind != "pretraining") if set(rows) - {"pretraining"} else None
     for kind, r in rows.items():
         before = base if kind == "pretraining" and base else r["before"]
-        print(f"{kind:12s} {before['score']:.3f} -> {r['after']['score']:.3f}   change {r['after']['score'] - before['score']:+.3f}   "
-              f"second judge {r['judge']['gain']:+.3f}   minutes {r['minutes']:.1f}")
+        print(
+            f"{kind:12s} {before['score']:.3f} -> {r['after']['score']:.3f}   "
+            f"change {r['after']['score'] - before['score']:+.3f}   second judge {r['judge']['gain']:+.3f}   minutes {r['minutes']:.1f}"
+        )
     (args.out / f"controls-{args.seed}.json").write_text(json.dumps(rows, indent=1))
 
 

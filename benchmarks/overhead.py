@@ -1,6 +1,7 @@
 """What the loop costs beyond the work itself.
 
-Every network, decode and reward call of some iterations is recorded with its inputs, then replayed alone, in order, by a plain loop;
+Every network, decode and reward call of some iterations is recorded with its inputs, then replayed alone, in order, by a plain
+loop;
 training calls with their backward. The share printed is replayed / loop, iteration by iteration, median and range.
 
     python benchmarks/overhead.py [--iterations 5] [--set a.b=1 ...]
@@ -97,8 +98,10 @@ def main() -> None:
         session.optimizer.zero_grad(set_to_none=True)
         shares.append(alone / whole)
         print(f"iteration {i}: loop {whole:.2f} s, {len(calls)} calls alone {alone:.2f} s, share {alone / whole:.3f}")
-    print(f"share of the loop spent in network, decode and reward calls: median {statistics.median(shares):.3f} "
-          f"({min(shares):.3f} to {max(shares):.3f}), torch {torch.__version__}, {torch.get_num_threads()} threads")
+    print(
+        f"share of the loop spent in network, decode and reward calls: median {statistics.median(shares):.3f} "
+        f"({min(shares):.3f} to {max(shares):.3f}), torch {torch.__version__}, {torch.get_num_threads()} threads"
+    )
 
 
 if __name__ == "__main__":

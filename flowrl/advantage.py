@@ -24,8 +24,14 @@ def _moments(r: Tensor, valid: Tensor, dim: tuple[int, ...], ddof: int) -> tuple
     return mean, torch.where(count > ddof, square / (count - ddof).clamp(min=1), 0).sqrt()
 
 
-def zscore(r: Tensor, valid: Tensor | None = None, ddof: int = 0, eps: float = 1e-4, std: Literal["group", "global"] = "group",
-           clamp: float | None = None) -> Tensor:
+def zscore(
+    r: Tensor,
+    valid: Tensor | None = None,
+    ddof: int = 0,
+    eps: float = 1e-4,
+    std: Literal["group", "global"] = "group",
+    clamp: float | None = None,
+) -> Tensor:
     """(r - mean of the group) / (std + eps), [P, L] -> float32 [P, L]; groups are rows.
 
     std "group": of each row;  "global": of every valid reward (still centred by group).  ddof 0: population, 1: unbiased.

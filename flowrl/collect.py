@@ -45,9 +45,19 @@ class Collected:
     seconds: Mapping[str, float]
 
 
-def walk(policy: Policy, plan: Plan, prompts: Sequence[str], slots: Tensor, blocks: Sequence[Block], sizes: Sizes, source: Source,
-         world: World, purpose: str = "rollout", witness: Witness | None = None,
-         guidance: float | None = None) -> tuple[Rollout | None, Tensor, Cond, list[int]]:
+def walk(
+    policy: Policy,
+    plan: Plan,
+    prompts: Sequence[str],
+    slots: Tensor,
+    blocks: Sequence[Block],
+    sizes: Sizes,
+    source: Source,
+    world: World,
+    purpose: str = "rollout",
+    witness: Witness | None = None,
+    guidance: float | None = None,
+) -> tuple[Rollout | None, Tensor, Cond, list[int]]:
     """Roll out this process's blocks. The prompts it touches are encoded once and numbered 0, 1, ... in Rollout and Cond alike.
 
     slots [P]: the prompts' places in the iteration's list, which key their noise.
@@ -67,8 +77,18 @@ def walk(policy: Policy, plan: Plan, prompts: Sequence[str], slots: Tensor, bloc
         with nullcontext() if witness is None else witness.over(sigma):
             return policy.predict(x, sigma, cond.take(torch.tensor([where[int(s)] for s in slot.tolist()], device=slot.device)))
 
-    ro = rollout(plan, predict, slots[local], shape, lambda slot, node: source.normal(shape, slot, node, purpose), path=policy.path,
-                 blocks=own, slice=sizes.slice, lane=policy.lane, device=world.device)
+    ro = rollout(
+        plan,
+        predict,
+        slots[local],
+        shape,
+        lambda slot, node: source.normal(shape, slot, node, purpose),
+        path=policy.path,
+        blocks=own,
+        slice=sizes.slice,
+        lane=policy.lane,
+        device=world.device,
+    )
     return ro, local, cond, index
 
 
@@ -82,8 +102,19 @@ def images(policy: Policy, ro: Rollout) -> tuple[Tensor, Tensor]:
     return pixels, owned
 
 
-def draw(policy: Policy, plan: Plan, prompts: Prompts, slots: Tensor, blocks: Sequence[Block], sizes: Sizes, source: Source,
-         world: World, purpose: str = "rollout", witness: Witness | None = None, guidance: float | None = None) -> Drawn:
+def draw(
+    policy: Policy,
+    plan: Plan,
+    prompts: Prompts,
+    slots: Tensor,
+    blocks: Sequence[Block],
+    sizes: Sizes,
+    source: Source,
+    world: World,
+    purpose: str = "rollout",
+    witness: Witness | None = None,
+    guidance: float | None = None,
+) -> Drawn:
     """Walk and decode this process's blocks.
 
     Raises: torch.OutOfMemoryError in every process if one ran out of memory.
@@ -100,8 +131,14 @@ def draw(policy: Policy, plan: Plan, prompts: Prompts, slots: Tensor, blocks: Se
     return Drawn(ro, samples, local, cond, index, {"rollout": clock[1] - clock[0], "decode": clock[2] - clock[1]})
 
 
-def scored(rewards: Mapping[str, Reward], samples: Samples | None, states: dict[str, State], local: Tensor, shape: tuple[int, int],
-           world: World) -> dict[str, Scores]:
+def scored(
+    rewards: Mapping[str, Reward],
+    samples: Samples | None,
+    states: dict[str, State],
+    local: Tensor,
+    shape: tuple[int, int],
+    world: World,
+) -> dict[str, Scores]:
     """Every reward on this process's leaves, gathered to [P, L] of the whole batch.
 
     Raises: ValueError in every process where a reward, or all of them together, could score no image; whatever a reward raises.
@@ -119,14 +156,26 @@ def scored(rewards: Mapping[str, Reward], samples: Samples | None, states: dict[
         known = valid.cpu() > 0
         out[name] = Scores(torch.where(known, values.cpu(), torch.nan), known)
         if not known.any():
-            raise ValueError(f"reward {name!r} could score none of the {known.numel()} images of this iteration; "
-                             "see its warnings above")
+            raise ValueError(
+                f"reward {name!r} could score none of the {known.numel()} images of this iteration; see its warnings above"
+            )
     return out
 
 
-def collect(policy: Policy, plan: Plan, prompts: Prompts, slots: Tensor, rewards: Mapping[str, Reward],
-            factors: Mapping[str, float], states: dict[str, State], blocks: Sequence[Block], sizes: Sizes, source: Source,
-            world: World, witness: Witness | None = None) -> Collected:
+def collect(
+    policy: Policy,
+    plan: Plan,
+    prompts: Prompts,
+    slots: Tensor,
+    rewards: Mapping[str, Reward],
+    factors: Mapping[str, float],
+    states: dict[str, State],
+    blocks: Sequence[Block],
+    sizes: Sizes,
+    source: Source,
+    world: World,
+    witness: Witness | None = None,
+) -> Collected:
     """One batch of experience: prompts share `plan`. States of rewards are updated in `states`.
 
     Raises: torch.OutOfMemoryError in every process if one ran out of memory while walking or decoding; ValueError where no

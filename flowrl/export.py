@@ -41,8 +41,9 @@ def save_lora(policy: SD3Policy, folder: str | Path) -> Path:
     weights = get_peft_model_state_dict(network, adapter_name=ADAPTER)
     layers: dict[str, nn.Module | Tensor] = {name: p.detach().cpu().contiguous() for name, p in weights.items()}
     with _replacing(Path(folder)) as place:
-        type(policy.pipe).save_lora_weights(place, transformer_lora_layers=layers,
-                                            transformer_lora_adapter_metadata=network.peft_config[ADAPTER].to_dict())
+        type(policy.pipe).save_lora_weights(
+            place, transformer_lora_layers=layers, transformer_lora_adapter_metadata=network.peft_config[ADAPTER].to_dict()
+        )
     return Path(folder)
 
 

@@ -32,8 +32,18 @@ class Judged:
     pictures: Mapping[tuple[int, int], Tensor]
 
 
-def judge(policy: Policy, prompts: Prompts, judges: Mapping[str, Reward], images_each: int, steps: int, sizes: Sizes, world: World,
-          features: Callable[..., np.ndarray] | None = None, guidance: float | None = None, show: Collection[int] = ()) -> Judged:
+def judge(
+    policy: Policy,
+    prompts: Prompts,
+    judges: Mapping[str, Reward],
+    images_each: int,
+    steps: int,
+    sizes: Sizes,
+    world: World,
+    features: Callable[..., np.ndarray] | None = None,
+    guidance: float | None = None,
+    show: Collection[int] = (),
+) -> Judged:
     """Draw `images_each` images of every prompt with `steps` Euler steps and score them. The same noise at every call.
 
     show: captions whose first two images are wanted.
@@ -41,8 +51,9 @@ def judge(policy: Policy, prompts: Prompts, judges: Mapping[str, Reward], images
     """
     plan = chains(policy.sigmas(steps), laws.ode(), (), images_each)
     blocks = cut(plan, len(prompts), sizes, 1, world.size)
-    drawn = draw(policy, plan, prompts, torch.arange(len(prompts)), blocks, sizes, Source(SEED, 0), world, "heldout",
-                 guidance=guidance)
+    drawn = draw(
+        policy, plan, prompts, torch.arange(len(prompts)), blocks, sizes, Source(SEED, 0), world, "heldout", guidance=guidance
+    )
     states = {name: reward.init() for name, reward in judges.items()}
     scores = scored(judges, drawn.samples, states, drawn.local, (len(prompts), images_each), world)
     seen, vectors = dict[tuple[int, int], Tensor](), dict[int, np.ndarray]()
@@ -53,8 +64,11 @@ def judge(policy: Policy, prompts: Prompts, judges: Mapping[str, Reward], images
                 seen |= {(caption, i): row[i].clone() for i in owned.nonzero().flatten().tolist() if i < 2 and caption in show}
                 if features is not None:
                     vectors[caption] = features(row[owned].numpy())
-    return Judged({name: s.values.double().numpy() for name, s in scores.items()}, _diversity(world.gather(vectors)),
-                  {key: picture for part in world.gather(seen) for key, picture in part.items()})
+    return Judged(
+        {name: s.values.double().numpy() for name, s in scores.items()},
+        _diversity(world.gather(vectors)),
+        {key: picture for part in world.gather(seen) for key, picture in part.items()},
+    )
 
 
 def _diversity(parts: Sequence[Mapping[int, np.ndarray]]) -> float | None:

@@ -57,13 +57,21 @@ class Session:
     fresh: bool = True
 
     def state(self) -> dict[str, Any]:
-        return {"weights": self.weights.state(), "optimizer": self.optimizer.state_dict(), "states": self.states,
-                "seconds": self.seconds, "sizes": [self.sizes.slice, self.sizes.batch], "books": self.books}
+        return {
+            "weights": self.weights.state(),
+            "optimizer": self.optimizer.state_dict(),
+            "states": self.states,
+            "seconds": self.seconds,
+            "sizes": [self.sizes.slice, self.sizes.batch],
+            "books": self.books,
+        }
 
     def load(self, iteration: int, state: Mapping[str, Any]) -> None:
         if set(state["states"]["rewards"]) != set(self.states["rewards"]):
-            raise ValueError(f"the run was trained for the rewards {', '.join(state['states']['rewards'])}, and is now given "
-                             f"{', '.join(self.states['rewards'])}; pass the same ones")
+            raise ValueError(
+                f"the run was trained for the rewards {', '.join(state['states']['rewards'])}, and is now given "
+                f"{', '.join(self.states['rewards'])}; pass the same ones"
+            )
         self.weights.load(state["weights"])
         # only the moments: the settings of the optimizer are the recipe's, which a resumed run may change
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state["optimizer"]["state"]})
@@ -82,8 +90,9 @@ def begin(parts: Parts, sizes: Sizes) -> Session:
     # what sizes were derived from: a resumed run that still agrees goes on with the sizes it had come down to
     asked = parts.recipe.sizes
     geometry = [parts.world.size, parts.method.updates, asked.prompts, asked.group, asked.slice, asked.batch]
-    return Session(weights, optimizer, sizes, {"rewards": states, "advantage": parts.method.advantage.init()},
-                   books={"geometry": geometry})
+    return Session(
+        weights, optimizer, sizes, {"rewards": states, "advantage": parts.method.advantage.init()}, books={"geometry": geometry}
+    )
 
 
 def within_memory(session: Session, attempt: Callable[[Sizes], T]) -> T:
@@ -159,8 +168,13 @@ def _batch(parts: Parts, session: Session, prompts: Prompts, slots: Tensor, plan
         blocks = cut(plan, len(prompts), sizes, method.updates, world.size)
         witness = Witness(policy.network, plan) if session.fresh and len(plan.edges) else None
         with session.weights.using(method.sample_from):
-            return collect(policy, plan, prompts, slots, rewards, factors, session.states["rewards"], blocks, sizes, noise, world,
-                           witness), blocks, witness
+            return (
+                collect(
+                    policy, plan, prompts, slots, rewards, factors, session.states["rewards"], blocks, sizes, noise, world, witness
+                ),
+                blocks,
+                witness,
+            )
 
     got, blocks, witness = within_memory(session, attempt)
     credit, session.states["advantage"] = method.advantage.apply(got.outcome, session.states["advantage"])
@@ -170,15 +184,30 @@ def _batch(parts: Parts, session: Session, prompts: Prompts, slots: Tensor, plan
         with session.weights.using(method.sample_from):
             got = replace(got, rollout=anchored(policy, got.rollout, q, got.cond, noise))
     try:
-        trained = update(policy, session.weights, method, got, q, blocks, session.optimizer, parts.recipe.optim.max_norm, noise,
-                         world, exact=method.sample_from == "current")
+        trained = update(
+            policy,
+            session.weights,
+            method,
+            got,
+            q,
+            blocks,
+            session.optimizer,
+            parts.recipe.optim.max_norm,
+            noise,
+            world,
+            exact=method.sample_from == "current",
+        )
     except RatioError as error:
         raise RatioError(f"{error}: {_named(policy, got.rollout, q, got.cond, noise, witness)}") from None
     for _ in range(trained.halvings):
         shrink(session)
     session.fresh = False
-    return {**summary(got.outcome.scores, factors), **measured(trained, run.anchor == "replay"),
-            **{f"seconds/{k}": v for k, v in got.seconds.items()}, "seconds/train": time.perf_counter() - clock}
+    return {
+        **summary(got.outcome.scores, factors),
+        **measured(trained, run.anchor == "replay"),
+        **{f"seconds/{k}": v for k, v in got.seconds.items()},
+        "seconds/train": time.perf_counter() - clock,
+    }
 
 
 def _named(policy: Policy, ro: Rollout | None, q: Queries | None, cond: Cond, noise: Source, witness: Witness | None) -> str:
@@ -198,8 +227,13 @@ def summary(scores: Mapping[str, Scores], factors: Mapping[str, float]) -> dict[
     spread = torch.where(whole.valid, whole.values, torch.nan).double()
     mean = spread.nanmean(1, keepdim=True)
     flat = ((spread - mean).abs().nan_to_num(0).amax(1) < 1e-8).double().mean()
-    row = {"reward/mean": float(good.mean()), "reward/std": float(good.std(correction=0)), "reward/best": float(good.max()),
-           "reward/zero_variance": float(flat), "reward/invalid": float((~whole.valid).double().mean())}
+    row = {
+        "reward/mean": float(good.mean()),
+        "reward/std": float(good.std(correction=0)),
+        "reward/best": float(good.max()),
+        "reward/zero_variance": float(flat),
+        "reward/invalid": float((~whole.valid).double().mean()),
+    }
     for name, s in scores.items():
         row[f"reward/{name}"] = float(s.values[s.valid].double().mean())
     return row

@@ -89,7 +89,8 @@ class SizesSpec:
 @frozen
 class EvalSpec:
     """Held-out evaluation: every so many iterations on `quick` prompts, before and after on `prompts` (None: all).
-    rewards: judges by name, the first is the headline (none: the training reward). features: "module:function", images -> [N, D], for diversity."""
+    rewards: judges by name, the first is the headline (none: the training reward). features: "module:function", images -> [N,
+      D], for diversity."""
 
     every: int = Field(default=10, ge=0)
     quick: int = Field(default=32, ge=1)

@@ -51,8 +51,10 @@ def derive(spec: SizesSpec, count: int, updates: int, processes: int, most: int 
     Raises: ValueError for more optimizer steps than units.
     """
     if updates > count:
-        raise ValueError(f"{updates} optimizer steps a rollout, but only {count} chains to train on; "
-                         f"use more prompts, a larger group, or --set method.args.updates={count}")
+        raise ValueError(
+            f"{updates} optimizer steps a rollout, but only {count} chains to train on; "
+            f"use more prompts, a larger group, or --set method.args.updates={count}"
+        )
     share = -(-count // (updates * processes))
     batch = min(spec.batch or max(min(LARGEST_BATCH, 3 * most), 1), share)
     return Sizes(min(spec.slice or most, batch), batch)
@@ -71,6 +73,8 @@ def cut(plan: Plan, prompts: int, sizes: Sizes, updates: int, processes: int) ->
 def describe(sizes: Sizes, blocks: Sequence[Block], plan: Plan, prompts: int, processes: int, updates: int) -> str:
     """One line a human can check."""
     calls = sum(-(-len(b.units) // sizes.slice) for b in blocks) * max(1, len(plan.rows) // max(1, len(plan.roots)))
-    return (f"{prompts} prompts x {len(plan.leaves)} images = {prompts * len(plan.leaves)} images an iteration on {processes} "
-            f"process(es); rollout in {len(blocks)} blocks of <= {sizes.batch}, training in slices of <= {sizes.slice} rows "
-            f"({calls} recorded calls), {updates} optimizer step(s)")
+    return (
+        f"{prompts} prompts x {len(plan.leaves)} images = {prompts * len(plan.leaves)} images an iteration on {processes} "
+        f"process(es); rollout in {len(blocks)} blocks of <= {sizes.batch}, training in slices of <= {sizes.slice} rows "
+        f"({calls} recorded calls), {updates} optimizer step(s)"
+    )

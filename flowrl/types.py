@@ -22,8 +22,25 @@ from flowrl.rewards.base import Samples, Scores, State
 from flowrl.samplers import Path, Plan, Rollout
 from flowrl.samplers.noise import Source
 
-__all__ = ["Advantage", "Batch", "Cond", "Credit", "Loss", "Method", "Objective", "Outcome", "Path", "Plan", "Policy", "Queries",
-           "Rollout", "Samples", "Scores", "State", "WeightSet"]
+__all__ = [
+    "Advantage",
+    "Batch",
+    "Cond",
+    "Credit",
+    "Loss",
+    "Method",
+    "Objective",
+    "Outcome",
+    "Path",
+    "Plan",
+    "Policy",
+    "Queries",
+    "Rollout",
+    "Samples",
+    "Scores",
+    "State",
+    "WeightSet",
+]
 
 
 class Cond(Protocol):
@@ -85,7 +102,9 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Credit:
-    """advantage, weight, kl_weight: float32 [P, n], one entry a node (= the edge into it). Weight 0 drops an edge; shapes never change."""
+    """advantage, weight, kl_weight: float32 [P, n], one entry a node (= the edge into it). Weight 0 drops an edge; shapes
+    never change.
+    """
 
     advantage: Tensor
     weight: Tensor
@@ -109,7 +128,8 @@ class Queries:
     key [N]: -1 takes the state as it is; k >= 0 re-noises it to sigma with the noise of key k.
     old [N]: index of the recorded prediction u[row_prompt, old], -1 where there is none.
     row [E]: the row of an edge.  child [E]: kept index of its end, -1 for forward-process objectives.
-    a, b, s [E]: the step's three numbers; delta [E]: sigma - sigma'.  advantage, weight, kl_weight [E]: credit, with the whole step's denominator in the weights.
+    a, b, s [E]: the step's three numbers; delta [E]: sigma - sigma'.  advantage, weight, kl_weight [E]: credit, with the whole
+      step's denominator in the weights.
     slices: row indices of each network call, in order; block: the rollout's block each belongs to.
     """
 
@@ -175,7 +195,9 @@ class Objective(Protocol):
 
 @dataclass(frozen=True)
 class WeightSet:
-    """A named copy of the trainable weights. kind "frozen": as at the start; "ema": follows with decay(it); "copy": replaced when when(it)."""
+    """A named copy of the trainable weights. kind "frozen": as at the start; "ema": follows with decay(it); "copy": replaced
+    when when(it).
+    """
 
     kind: Literal["frozen", "ema", "copy"]
     decay: Callable[[int], float] | None = None

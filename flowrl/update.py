@@ -50,9 +50,17 @@ def form(q: Queries, rows: Tensor, ro: Rollout, noise: Source) -> Batch:
     child, end = q.child[edges], q.row[edges]
     of = q.row_prompt[end]
     take = {name: getattr(q, name)[edges].to(device) for name in ("a", "b", "s", "delta", "advantage", "weight", "kl_weight")}
-    return Batch(x=x, sigma=sigma, slot=prompt, row=place[end].to(device), x0=clean, target=target,
-                 x_next=ro.x[of, child].float() if (child >= 0).all() else None,
-                 u_old=ro.u[prompt, q.old[rows]].float() if (q.old[rows] >= 0).all() else None, **take)
+    return Batch(
+        x=x,
+        sigma=sigma,
+        slot=prompt,
+        row=place[end].to(device),
+        x0=clean,
+        target=target,
+        x_next=ro.x[of, child].float() if (child >= 0).all() else None,
+        u_old=ro.u[prompt, q.old[rows]].float() if (q.old[rows] >= 0).all() else None,
+        **take,
+    )
 
 
 def _answers(policy: Policy, weights: Weights, needs: Sequence[str], batch: Batch, cond: Cond) -> dict[str, Tensor]:
@@ -100,8 +108,9 @@ def normalised(q: Queries | None, parts: Sequence[int], count: int, world: World
     return replace(q, weight=q.weight * scale[0][part_of[q.row]], kl_weight=q.kl_weight * scale[1][part_of[q.row]])
 
 
-def _backward(policy: Policy, weights: Weights, method: Method, q: Queries, mine: Sequence[Tensor], ro: Rollout, cond: Cond,
-              noise: Source) -> dict[str, Tensor]:
+def _backward(
+    policy: Policy, weights: Weights, method: Method, q: Queries, mine: Sequence[Tensor], ro: Rollout, cond: Cond, noise: Source
+) -> dict[str, Tensor]:
     """Gradients of one optimizer step, slice by slice; a coupled loss goes through its small matrix of measures first."""
     objective, metrics = method.objective, dict[str, Tensor]()
     if objective.separable:
@@ -162,8 +171,19 @@ def shrunk(q: Queries) -> Queries:
     return replace(q, slices=[h for h, _ in halves], block=[b for _, b in halves])
 
 
-def update(policy: Policy, weights: Weights, method: Method, got: Collected, q: Queries | None, blocks: Sequence[Block],
-           optimizer: torch.optim.Optimizer, max_norm: float, noise: Source, world: World, exact: bool = True) -> Trained:
+def update(
+    policy: Policy,
+    weights: Weights,
+    method: Method,
+    got: Collected,
+    q: Queries | None,
+    blocks: Sequence[Block],
+    optimizer: torch.optim.Optimizer,
+    max_norm: float,
+    noise: Source,
+    world: World,
+    exact: bool = True,
+) -> Trained:
     """All optimizer steps of one iteration. A step that runs out of memory begins again with half slices, re-anchored.
 
     Raises: RatioError if the ratio to the record is not exactly 1 before the first step (exact=False allows it);

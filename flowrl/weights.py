@@ -70,14 +70,20 @@ class Weights:
     @torch.no_grad()
     def load(self, state: Mapping[str, Sequence[Tensor]]) -> None:
         if set(state) != {"current", *self.stored}:
-            raise ValueError(f"the checkpoint holds weight sets {sorted(state)}, this method needs "
-                             f"{sorted(['current', *self.stored])}; resume with the method and model of the run")
+            raise ValueError(
+                f"the checkpoint holds weight sets {sorted(state)}, this method needs "
+                f"{sorted(['current', *self.stored])}; resume with the method and model of the run"
+            )
         for name, tensors in {"current": self.parameters, **self.stored}.items():
             if len(tensors) != len(state[name]):
-                raise ValueError(f"the checkpoint's {name!r} weights have {len(state[name])} tensors, this model trains "
-                                 f"{len(tensors)}; resume with the model and lora settings of the run")
+                raise ValueError(
+                    f"the checkpoint's {name!r} weights have {len(state[name])} tensors, this model trains "
+                    f"{len(tensors)}; resume with the model and lora settings of the run"
+                )
             for own, saved in zip(tensors, state[name], strict=True):
                 if own.shape != saved.shape:
-                    raise ValueError(f"the checkpoint's {name!r} weights have a tensor of shape {list(saved.shape)}, this "
-                                     f"model's is {list(own.shape)}; resume with the model and lora settings of the run")
+                    raise ValueError(
+                        f"the checkpoint's {name!r} weights have a tensor of shape {list(saved.shape)}, this "
+                        f"model's is {list(own.shape)}; resume with the model and lora settings of the run"
+                    )
                 own.copy_(saved)

@@ -7,5 +7,23 @@ from .paths import Path
 from .plan import Plan, chains, comb, tree
 from .rollout import Rollout, Slice, rollout, units
 
-__all__ = ["Law", "Path", "Plan", "Rollout", "Slice", "chains", "comb", "kl", "laws", "log_prob", "noise", "paths", "rollout", "schedules",
-           "solvers", "tree", "units", "windows"]
+__all__ = [
+    "Law",
+    "Path",
+    "Plan",
+    "Rollout",
+    "Slice",
+    "chains",
+    "comb",
+    "kl",
+    "laws",
+    "log_prob",
+    "noise",
+    "paths",
+    "rollout",
+    "schedules",
+    "solvers",
+    "tree",
+    "units",
+    "windows",
+]

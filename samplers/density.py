@@ -28,7 +28,10 @@ def log_prob(x_next: Tensor, mean: Tensor, s: Tensor, form: Literal["full", "qua
     Raises: ValueError for s <= 0 (checked on the CPU) or an unknown form.
     Source: Flow-GRPO (2505.05470); "quadratic" and "bare" are what MixGRPO's Dance branch and Flow-CPS compute.
     """
-    x_next, mean = x_next.detach().to(torch.promote_types(x_next.dtype, torch.float32)), mean.to(torch.promote_types(mean.dtype, torch.float32))
+    x_next, mean = (
+        x_next.detach().to(torch.promote_types(x_next.dtype, torch.float32)),
+        mean.to(torch.promote_types(mean.dtype, torch.float32)),
+    )
     if form == "bare":
         return mean_each(-((x_next - mean) ** 2))
     _check(s)

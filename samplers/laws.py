@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 Law = Callable[..., tuple[Tensor, Tensor]]
-"""(sigma, sigma_next, guard, alpha=...) -> (c, s). guard: the second sigma of the grid, used where a law is singular at sigma = 1."""
+"""(sigma, sigma_next, guard, alpha=...) -> (c, s). guard: the second sigma of the grid, used where a law is singular at sigma
+= 1.
+"""
 
 
 def ode() -> Law:
@@ -48,7 +50,8 @@ def flow_sde(level: float | Tensor) -> Law:
 
 
 def dance_sde(eta: float | Tensor) -> Law:
-    """Reverse SDE with a constant diffusion coefficient eta: c = sigma' - eta^2 (sigma - sigma') / 2 sigma, s = eta sqrt(sigma - sigma').
+    """Reverse SDE with a constant diffusion coefficient eta: c = sigma' - eta^2 (sigma - sigma') / 2 sigma, s = eta sqrt(sigma
+    - sigma').
 
     Regular at sigma = 1 and at sigma' = 0, where the last step still adds noise.
 
@@ -65,7 +68,8 @@ def cps(level: float | Tensor) -> Law:
     """Coefficient-preserving sampling: c = sigma' cos(level pi / 2), s = sigma' sin(level pi / 2), so c^2 + s^2 = sigma'^2.
 
     level in [0, 1], 0 is the ODE. The last step (sigma' = 0) is noiseless. At a fixed level it does not converge as steps grow:
-    Gaussian data keep 1 - (1 - cos(level pi / 2)) / 2 of their variance; with level falling as 1 / sqrt(steps) it does, to first order.
+    Gaussian data keep 1 - (1 - cos(level pi / 2)) / 2 of their variance; with level falling as 1 / sqrt(steps) it does, to
+    first order.
 
     Source: Flow-CPS (2509.05952); flow_grpo@9745241 `sde_step_with_logprob(sde_type="cps")`.
     Differs: the peer scores the step by -<(x' - mean)^2>; here the density is the Gaussian one (`log_prob(form="bare")` is theirs).

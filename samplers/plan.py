@@ -31,9 +31,11 @@ class Host:
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """Node i sits at sigma[i] (float64) and came from parent[i] (-1: a root, drawn from N(0, I)); noisy[i]: the edge into i is stochastic.
+    """Node i sits at sigma[i] (float64) and came from parent[i] (-1: a root, drawn from N(0, I)); noisy[i]: the edge into i is
+    stochastic.
 
-    Parents come before their children. label: a class of edges that compete (granularity, window); mix: correlation of siblings' noise.
+    Parents come before their children. label: a class of edges that compete (granularity, window); mix: correlation of
+    siblings' noise.
     An edge is recorded iff it is noisy.
 
     Raises: ValueError where a plan could not work: levels that rise or leave [0, 1], twins without noise, a noisy edge with std 0.
@@ -50,7 +52,9 @@ class Plan:
     def __post_init__(self) -> None:
         n, has = len(self.parent), self.parent >= 0
         if not (len(self.sigma) == len(self.noisy) == n > 0):
-            raise ValueError(f"a plan's arrays have {len(self.sigma)}, {n} and {len(self.noisy)} entries; they need one entry a node")
+            raise ValueError(
+                f"a plan's arrays have {len(self.sigma)}, {n} and {len(self.noisy)} entries; they need one entry a node"
+            )
         if (self.sigma > 1).any() or (self.sigma < 0).any():
             raise ValueError(f"noise levels must lie in [0, 1], got {self.sigma.min():g} to {self.sigma.max():g}")
         if (self.parent[has] >= torch.arange(n)[has]).any():
@@ -67,8 +71,9 @@ class Plan:
         if bad.any():
             node = int(self.edges[bad][0])
             at = f"{self.sigma[self.parent[node]]:.4g} -> {self.sigma[node]:.4g}"
-            raise ValueError(f"the step {at} is marked noisy but its law gives std {s[bad][0]:g} there; "
-                             "end the stochastic range earlier")
+            raise ValueError(
+                f"the step {at} is marked noisy but its law gives std {s[bad][0]:g} there; end the stochastic range earlier"
+            )
 
     def coefficients(self, nodes: Tensor, path: paths.Path = paths.flow) -> tuple[Tensor, Tensor, Tensor]:
         """(a, b, s), float64, of the stochastic edges into `nodes`."""
@@ -127,9 +132,16 @@ class Plan:
 
     @cached_property
     def host(self) -> Host:
-        return Host(self.sigma.tolist(), self.parent.tolist(), self.noisy.tolist(), *(
-            {n: i for i, n in enumerate(t.tolist())} for t in (self.kept, self.rows, self.edges)),
-            {root: [[n for n in wave.tolist() if int(self.root[n]) == root] for wave in self.waves] for root in self.roots.tolist()})
+        return Host(
+            self.sigma.tolist(),
+            self.parent.tolist(),
+            self.noisy.tolist(),
+            *({n: i for i, n in enumerate(t.tolist())} for t in (self.kept, self.rows, self.edges)),
+            {
+                root: [[n for n in wave.tolist() if int(self.root[n]) == root] for wave in self.waves]
+                for root in self.roots.tolist()
+            },
+        )
 
     @cached_property
     def key(self) -> tuple[object, ...]:
@@ -195,7 +207,9 @@ def tree(sigmas: Tensor | Sequence[float], law: Law, noisy: Sequence[int], fan: 
     b = _Builder()
     front = [b.add(grid[0])]
     for i, sigma in enumerate(grid[1:]):
-        front = [b.add(sigma, p, i in on) for p in front for _ in range(fan.get(i, 1))] if i in on else [b.add(sigma, p) for p in front]
+        front = (
+            [b.add(sigma, p, i in on) for p in front for _ in range(fan.get(i, 1))] if i in on else [b.add(sigma, p) for p in front]
+        )
         if fan.get(i, 1) > 1 and i not in on:
             raise ValueError(f"the plan branches at step {i}, which is not noisy: the children would be identical")
     return b.done(law, grid[1])

@@ -23,7 +23,9 @@ Noise = Callable[[int, int], Tensor]
 
 @dataclass(frozen=True)
 class Slice:
-    """Rows of one recorded network call, in order. prompt, row [k]: indices into Rollout.u; block: which block of units; sigma: of its first row."""
+    """Rows of one recorded network call, in order. prompt, row [k]: indices into Rollout.u; block: which block of units;
+    sigma: of its first row.
+    """
 
     prompt: Tensor
     row: Tensor
@@ -35,7 +37,8 @@ class Slice:
 class Rollout:
     """What a rollout recorded. P prompts, m = len(plan.kept) states, r = len(plan.rows), e = len(plan.edges).
 
-    slots [P]: the prompts' places in the iteration's list;  x [P, m, *d]: states;  u [P, r, *d]: predictions that made the recorded steps;
+    slots [P]: the prompts' places in the iteration's list;  x [P, m, *d]: states;  u [P, r, *d]: predictions that made the
+      recorded steps;
     log_prob [P, e];  owned bool [P, n]: nodes walked here (others hold zeros);  slices: recorded calls, to be replayed as they are;
     blocks: units (prompt, root) [k, 2] walked together;  size: most rows of a call that will be trained on.
     """
@@ -82,15 +85,29 @@ def _cut(rows: list[int], lanes: list[int], size: int | None) -> Iterator[list[i
 
 
 @torch.no_grad()
-def rollout(plan: Plan, predict: Predict, prompts: int | Tensor, shape: Sequence[int], noise: Noise, solver: Solver = solvers.euler,
-            path: Path = paths.flow, *, blocks: Sequence[Tensor] | None = None, slice: int | None = None,
-            lane: Callable[[float], int] = lambda sigma: 0, dtype: torch.dtype = torch.float32,
-            device: str | torch.device = "cpu", storage: str | torch.device | None = None) -> Rollout:
+def rollout(
+    plan: Plan,
+    predict: Predict,
+    prompts: int | Tensor,
+    shape: Sequence[int],
+    noise: Noise,
+    solver: Solver = solvers.euler,
+    path: Path = paths.flow,
+    *,
+    blocks: Sequence[Tensor] | None = None,
+    slice: int | None = None,
+    lane: Callable[[float], int] = lambda sigma: 0,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+    storage: str | torch.device | None = None,
+) -> Rollout:
     """Walk `plan` for every prompt, block by block, wave by wave.
 
-    prompts: how many, or their slots [P] in the iteration's list.  shape: latent dims *d.  blocks: units (prompt, root) walked together,
+    prompts: how many, or their slots [P] in the iteration's list.  shape: latent dims *d.  blocks: units (prompt, root) walked
+      together,
     one after the other; None: all in one.  slice: most rows of a recorded call; quiet rows share one call a wave of a block.
-    lane: calls never mix lanes.  dtype: states are rounded to it before they are scored.  device: where states are computed;  storage: where the record lies
+    lane: calls never mix lanes.  dtype: states are rounded to it before they are scored.  device: where states are computed;
+      storage: where the record lies
     (None: the same device).
 
     A state depends on its slot, its node and the geometry of its calls alone.
@@ -119,14 +136,18 @@ def rollout(plan: Plan, predict: Predict, prompts: int | Tensor, shape: Sequence
                 sigma = torch.tensor([host.sigma[n] for n in nodes], device=device)
                 u[rows] = predict(front.x[rows], sigma, torch.tensor([places[p] for p in prompt], device=device))
                 if kept:
-                    slices.append(Slice(torch.tensor(prompt), torch.tensor([host.row[n] for n in nodes]), index, host.sigma[nodes[0]]))
+                    slices.append(
+                        Slice(torch.tensor(prompt), torch.tensor([host.row[n] for n in nodes]), index, host.sigma[nodes[0]])
+                    )
                     record.predictions(prompt, [host.row[n] for n in nodes], u[rows])
             front = _advance(plan, path, solver, front, u, parents, children, lambda p, n: noise(places[p], n), dtype, record)
             record.states(front)
     return Rollout(plan, path, slots, record.x, record.u, record.log_prob, record.owned, slices, walked, slice)
 
 
-def _calls(plan: Plan, front: _Front, parents: list[int], slice: int | None, lane: Callable[[float], int]) -> Iterator[tuple[list[int], bool]]:
+def _calls(
+    plan: Plan, front: _Front, parents: list[int], slice: int | None, lane: Callable[[float], int]
+) -> Iterator[tuple[list[int], bool]]:
     """The network calls of a wave, as (rows of the front, recorded): recorded ones first and in slices, quiet ones together."""
     needed = sorted(set(parents))
     for kept, size in ((True, slice), (False, None)):
@@ -135,8 +156,18 @@ def _calls(plan: Plan, front: _Front, parents: list[int], slice: int | None, lan
             yield call, kept
 
 
-def _advance(plan: Plan, path: Path, solver: Solver, front: _Front, u: Tensor, parents: list[int], children: list[tuple[int, int]],
-             noise: Noise, dtype: torch.dtype, record: _Record) -> _Front:
+def _advance(
+    plan: Plan,
+    path: Path,
+    solver: Solver,
+    front: _Front,
+    u: Tensor,
+    parents: list[int],
+    children: list[tuple[int, int]],
+    noise: Noise,
+    dtype: torch.dtype,
+    record: _Record,
+) -> _Front:
     """States of the next wave; the densities of its noisy edges go into the record."""
     x = torch.empty(len(children), *front.x.shape[1:], device=front.x.device)
     for noisy in (True, False):

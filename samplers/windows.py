@@ -19,16 +19,28 @@ def _dwell(strategy: Strategy, start: int, every: int, last: int, longest: int, 
     return every
 
 
-def sliding(iteration: int, steps: int, size: int, every: int = 25, stride: int = 1, roll_back: bool = True, strategy: Strategy = "progressive",
-            longest: int = 10, shortest: int = 1, compat: str | None = None) -> range:
+def sliding(
+    iteration: int,
+    steps: int,
+    size: int,
+    every: int = 25,
+    stride: int = 1,
+    roll_back: bool = True,
+    strategy: Strategy = "progressive",
+    longest: int = 10,
+    shortest: int = 1,
+    compat: str | None = None,
+) -> range:
     """MixGRPO's moving window: `size` of the `steps` trainable steps, moved by `stride` after it stood for a while.
 
-    progressive: `every` iterations at each place;  decay: from `longest` to `shortest`;  exp_decay: ceil(every exp(-0.1 max(0, start - 13))).
+    progressive: `every` iterations at each place;  decay: from `longest` to `shortest`;  exp_decay: ceil(every exp(-0.1 max(0,
+      start - 13))).
     At the end the window returns to 0 (roll_back) or stays.
 
     Raises: ValueError for a window that does not fit.
     Source: MixGRPO (2507.21802) `GRPOTrainingStates`, where steps = sampling steps - 2.
-    Differs: the peer's window shrinks at the end and is empty at start = steps; ours keeps its size. compat="mixgrpo@e5cdd6a" is theirs.
+    Differs: the peer's window shrinks at the end and is empty at start = steps; ours keeps its size. compat="mixgrpo@e5cdd6a"
+    is theirs.
     """
     if not 0 < size <= steps:
         raise ValueError(f"a window of {size} steps does not fit into {steps} trainable steps; use a size from 1 to {steps}")

@@ -20,32 +20,50 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
     "wrong type": ({"run.iterations": "many"}, r"run\.iterations: expected a whole number, got 'many'"),
     "out of range": ({"optim.lr": -1.0}, r"optim\.lr must be at least 0, got -1\.0"),
     "group of one": ({"sizes.group": 1}, r"sizes\.group is 1: a group of 1 has nothing to compare with, .*use at least 2"),
-    "unknown method": ({"method.name": "mix_grop"},
-                       r"method 'mix_grop' is unknown \(did you mean 'mix_grpo'\?\); there are: flow_grpo, "),
-    "method of a missing module": ({"method.name": "nowhere:f"},
-                                   r"method 'nowhere:f' could not be imported: No module named 'nowhere'"),
+    "unknown method": (
+        {"method.name": "mix_grop"},
+        r"method 'mix_grop' is unknown \(did you mean 'mix_grpo'\?\); there are: flow_grpo, ",
+    ),
+    "method of a missing module": (
+        {"method.name": "nowhere:f"},
+        r"method 'nowhere:f' could not be imported: No module named 'nowhere'",
+    ),
     "unknown argument": ({"method.args": {"windo": 2}}, r"unknown setting method\.args\.windo: did you mean method\.args\.window"),
     "argument of the wrong type": ({"method.args": {"window": "two"}}, r"method\.args\.window: expected a whole number, got 'two'"),
     "group as an argument": ({"method.args": {"group": 4}}, r"the group size is sizes\.group; take method\.args\.group out"),
-    "ratio without noise": ({"method.name": "flow_grpo", "method.args": {}, "policy.steps": 1},
-                            r"a ratio objective needs a plan with noisy steps; this plan has none"),
+    "ratio without noise": (
+        {"method.name": "flow_grpo", "method.args": {}, "policy.steps": 1},
+        r"a ratio objective needs a plan with noisy steps; this plan has none",
+    ),
     "no noise at all": ({"method.args": {"window": 1, "noise": 0.0}}, r"is marked noisy but its law gives std 0 there"),
-    "window too long": ({"method.args": {"window": 9}},
-                        r"a window of 9 steps does not fit into 2 trainable steps; use a size from 1 to 2"),
-    "window out of the schedule": ({"method.name": "flow_grpo_fast", "method.args": {"high": 9, "low": 6}},
-                                   r"step \d does not exist: the schedule has steps 0 to 3"),
-    "clip range too small": ({"method.args": {"clip": 1e-9}},
-                             r"clip range 1e-09 is below 3\.6e-07, 3x the float32 resolution of the ratio; use at least 1e-6"),
-    "more updates than chains": ({"method.args": {"window": 2, "skip_last": 1, "updates": 9}},
-                                 r"9 optimizer steps a rollout, but only 8 chains to train on"),
+    "window too long": (
+        {"method.args": {"window": 9}},
+        r"a window of 9 steps does not fit into 2 trainable steps; use a size from 1 to 2",
+    ),
+    "window out of the schedule": (
+        {"method.name": "flow_grpo_fast", "method.args": {"high": 9, "low": 6}},
+        r"step \d does not exist: the schedule has steps 0 to 3",
+    ),
+    "clip range too small": (
+        {"method.args": {"clip": 1e-9}},
+        r"clip range 1e-09 is below 3\.6e-07, 3x the float32 resolution of the ratio; use at least 1e-6",
+    ),
+    "more updates than chains": (
+        {"method.args": {"window": 2, "skip_last": 1, "updates": 9}},
+        r"9 optimizer steps a rollout, but only 8 chains to train on",
+    ),
     "no reward": ({"rewards": ()}, r"there is no reward to train for; give --reward NAME"),
-    "one reward twice": ({"rewards": [{"name": tinyrun.BRIGHT}, {"name": tinyrun.BRIGHT}]},
-                         r"is given twice; add the weights up instead"),
+    "one reward twice": (
+        {"rewards": [{"name": tinyrun.BRIGHT}, {"name": tinyrun.BRIGHT}]},
+        r"is given twice; add the weights up instead",
+    ),
     "unknown reward": ({"rewards": [{"name": "clipp"}]}, r"clip"),
     "missing prompts": ({"data.prompts": "/nowhere/prompts.txt"}, r"/nowhere/prompts\.txt"),
     "missing model": ({"policy.model": "/nowhere/model"}, r"model '/nowhere/model' is neither a folder nor a hub name"),
-    "unknown device": ({"run.device": "cuda"},
-                       r'device "cuda" was asked for, but torch sees no CUDA device; use --set run\.device=cpu'),
+    "unknown device": (
+        {"run.device": "cuda"},
+        r'device "cuda" was asked for, but torch sees no CUDA device; use --set run\.device=cpu',
+    ),
 }
 
 
@@ -59,23 +77,33 @@ def test_a_setting_that_cannot_be_used(tmp_path: Path, changes: dict[str, Any], 
     assert not (tmp_path / "run" / "run.yaml").exists(), "a failed start is no run"
 
 
-@pytest.mark.parametrize(("data", "said"), [
-    (b"", r"prompts\.txt holds no prompts; give at least one"),
-    (b"a red circle\n\xff\xfe\x00 not text\n", r"prompts\.txt.*(UTF-8|utf-8)"),
-], ids=["empty", "not UTF-8"])
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"", r"prompts\.txt holds no prompts; give at least one"),
+        (b"a red circle\n\xff\xfe\x00 not text\n", r"prompts\.txt.*(UTF-8|utf-8)"),
+    ],
+    ids=["empty", "not UTF-8"],
+)
 def test_prompts_that_cannot_be_read(tmp_path: Path, data: bytes, said: str) -> None:
     (tmp_path / "prompts.txt").write_bytes(data)
     with pytest.raises(ValueError, match=said):
         train(tinyrun.recipe(tmp_path / "run"), prompts=tmp_path / "prompts.txt")
 
 
-@pytest.mark.parametrize(("result", "said"), [
-    (lambda images: [1.0] * (len(images) - 1), r"reward 'bad' returned 3 scores for 4 images; return one number an image"),
-    (lambda images: [float("nan")] * len(images),
-     r"reward 'bad' could score none of the 8 images of this iteration; see its warnings above"),
-    (lambda images: [float("inf")] * len(images), r"infinite in float32; return a finite number, or NaN"),
-    (lambda images: 0.5, r"reward 'bad' returned 0\.5 \(float\); return a list"),
-], ids=["too few", "none", "infinite", "one number"])
+@pytest.mark.parametrize(
+    ("result", "said"),
+    [
+        (lambda images: [1.0] * (len(images) - 1), r"reward 'bad' returned 3 scores for 4 images; return one number an image"),
+        (
+            lambda images: [float("nan")] * len(images),
+            r"reward 'bad' could score none of the 8 images of this iteration; see its warnings above",
+        ),
+        (lambda images: [float("inf")] * len(images), r"infinite in float32; return a finite number, or NaN"),
+        (lambda images: 0.5, r"reward 'bad' returned 0\.5 \(float\); return a list"),
+    ],
+    ids=["too few", "none", "infinite", "one number"],
+)
 @pytest.mark.filterwarnings("ignore:reward 'bad' could not score")
 def test_a_reward_that_returns_nonsense(tmp_path: Path, result: Any, said: str) -> None:
     made = tinyrun.recipe(tmp_path / "run", {"rewards": (), "data.heldout": 0.0, "method.args.updates": 1})
@@ -95,8 +123,9 @@ def test_rewards_that_never_score_the_same_image(tmp_path: Path) -> None:
 def test_a_folder_that_holds_a_run_or_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "run"
     train(tinyrun.recipe(folder, {"run.iterations": 0}))
-    with pytest.raises(FileExistsError,
-                       match=r"already holds a run \(.*\): resume that run, choose another folder with --set run\.folder"):
+    with pytest.raises(
+        FileExistsError, match=r"already holds a run \(.*\): resume that run, choose another folder with --set run\.folder"
+    ):
         train(tinyrun.recipe(folder))
     (tmp_path / "file").write_text("")
     with pytest.raises(NotADirectoryError, match=r"is a file, so .* cannot be a run's folder"):
@@ -127,8 +156,9 @@ def test_checkpoints_that_are_all_damaged_and_another_model(tmp_path: Path) -> N
     shutil.copytree(folder, kept)
     for state in folder.glob("checkpoints/*/state.pt"):
         state.write_bytes(b"nonsense")
-    with pytest.raises(FileNotFoundError,
-                       match=r"No checkpoint in .* is whole \(000001: .*\): start the run again in another folder"):
+    with pytest.raises(
+        FileNotFoundError, match=r"No checkpoint in .* is whole \(000001: .*\): start the run again in another folder"
+    ):
         train(resume=folder)
     with pytest.raises(ValueError, match=r"the checkpoint holds weight sets \['current'\], this method needs \['current', 'old'\]"):
         train(resume=kept, overrides={"method.name": "diffusion_nft", "method.args": {}})
@@ -150,8 +180,9 @@ def test_a_full_disk_ends_with_a_sentence_and_the_checkpoint_before(tmp_path: Pa
     left = [3]
     monkeypatch.setattr(checkpoint.Sink, "write", full)
     monkeypatch.setattr(checkpoint, "save", counted)
-    with pytest.raises(OSError,
-                       match=r"There is no room for a checkpoint in .*: it needs \d+ bytes, \d+ bytes are free\. Free space or lower"):
+    with pytest.raises(
+        OSError, match=r"There is no room for a checkpoint in .*: it needs \d+ bytes, \d+ bytes are free\. Free space or lower"
+    ):
         train(tinyrun.recipe(tmp_path / "run"))
     assert tinyrun.final(tmp_path / "run")[0] == 2
     monkeypatch.undo()
@@ -161,10 +192,14 @@ def test_a_full_disk_ends_with_a_sentence_and_the_checkpoint_before(tmp_path: Pa
 
 
 @pytest.mark.ci
-@pytest.mark.parametrize(("words", "said"), [
-    (["--set", "optim.lrr=1"], "error: unknown setting optim.lrr: did you mean optim.lr"),
-    (["--set", "method.name=mix_grop"], "error: method 'mix_grop' is unknown (did you mean 'mix_grpo'?)"),
-], ids=["key", "method"])
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--set", "optim.lrr=1"], "error: unknown setting optim.lrr: did you mean optim.lr"),
+        (["--set", "method.name=mix_grop"], "error: method 'mix_grop' is unknown (did you mean 'mix_grpo'?)"),
+    ],
+    ids=["key", "method"],
+)
 def test_the_command_line_says_it_in_one_line(tmp_path: Path, words: list[str], said: str) -> None:
     from flowrl.settings import dump
 

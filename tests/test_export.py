@@ -38,8 +38,9 @@ def policy(base: Path, **lora: object) -> SD3Policy:
 def images(p: SD3Policy, base: Path) -> np.ndarray:
     start, cond = torch.from_numpy(np.load(base / "start.npy")), p.encode(PROMPTS)
     plan = chains(p.sigmas(STEPS), laws.ode(), (), 1)
-    made = rollout(plan, lambda x, sigma, slot: p.predict(x, sigma, cond.take(slot)), 2, p.latent_shape(),
-                   lambda slot, node: start[slot])
+    made = rollout(
+        plan, lambda x, sigma, slot: p.predict(x, sigma, cond.take(slot)), 2, p.latent_shape(), lambda slot, node: start[slot]
+    )
     return p.images(made.states(plan.leaves)[:, 0]).numpy()
 
 

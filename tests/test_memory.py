@@ -25,10 +25,18 @@ from flowrl.sizes import Sizes, cut, derive, describe
 
 
 @settings(max_examples=150, deadline=None)
-@given(prompts=st.integers(1, 12), group=st.integers(1, 12), updates=st.integers(1, 6), processes=st.integers(1, 5),
-       slice=st.none() | st.integers(1, 40), batch=st.none() | st.integers(1, 100), most=st.integers(1, 32))
-def test_every_unit_is_walked_once_and_parts_are_balanced(prompts: int, group: int, updates: int, processes: int, slice: int | None,
-                                                          batch: int | None, most: int) -> None:
+@given(
+    prompts=st.integers(1, 12),
+    group=st.integers(1, 12),
+    updates=st.integers(1, 6),
+    processes=st.integers(1, 5),
+    slice=st.none() | st.integers(1, 40),
+    batch=st.none() | st.integers(1, 100),
+    most=st.integers(1, 32),
+)
+def test_every_unit_is_walked_once_and_parts_are_balanced(
+    prompts: int, group: int, updates: int, processes: int, slice: int | None, batch: int | None, most: int
+) -> None:
     count, spec = prompts * group, SizesSpec(prompts=prompts, group=group, slice=slice, batch=batch)
     if updates > count:
         with pytest.raises(ValueError, match=f"{updates} optimizer steps a rollout, but only {count} chains"):
@@ -53,8 +61,10 @@ def test_sizes_are_derived_and_printed(caplog: pytest.LogCaptureFixture, tmp_pat
     sizes = derive(spec, 12, 2, 1)
     assert sizes == Sizes(slice=6, batch=6)
     text = describe(sizes, cut(plan, 3, sizes, 2, 1), plan, 3, 1, 2)
-    assert text == ("3 prompts x 4 images = 12 images an iteration on 1 process(es); rollout in 2 blocks of <= 6, "
-                    "training in slices of <= 6 rows (4 recorded calls), 2 optimizer step(s)")
+    assert text == (
+        "3 prompts x 4 images = 12 images an iteration on 1 process(es); rollout in 2 blocks of <= 6, "
+        "training in slices of <= 6 rows (4 recorded calls), 2 optimizer step(s)"
+    )
     with caplog.at_level(logging.INFO, logger="flowrl"):
         train(tinyrun.recipe(tmp_path / "run", {"run.iterations": 0}, tinyrun.NFT))
     assert "2 prompts x 4 images = 8 images an iteration on 1 process(es)" in caplog.text
@@ -97,9 +107,12 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 def same_states(a: Any, b: Any) -> bool:
     scores = zip(a.outcome.scores.values(), b.outcome.scores.values(), strict=True)
-    return (torch.equal(a.rollout.x, b.rollout.x) and torch.equal(a.rollout.u, b.rollout.u) and torch.equal(a.rollout.log_prob,
-                                                                                                            b.rollout.log_prob)
-            and all(torch.equal(x.values, y.values) for x, y in scores))
+    return (
+        torch.equal(a.rollout.x, b.rollout.x)
+        and torch.equal(a.rollout.u, b.rollout.u)
+        and torch.equal(a.rollout.log_prob, b.rollout.log_prob)
+        and all(torch.equal(x.values, y.values) for x, y in scores)
+    )
 
 
 def weights(parts: Any) -> torch.Tensor:
@@ -107,8 +120,9 @@ def weights(parts: Any) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("spec", tinyrun.METHODS.values(), ids=tinyrun.METHODS)
-def test_out_of_memory_in_the_rollout_restarts_with_half_sizes_and_the_same_noise(monkeypatch: pytest.MonkeyPatch,
-                                                                                  spec: Any) -> None:
+def test_out_of_memory_in_the_rollout_restarts_with_half_sizes_and_the_same_noise(
+    monkeypatch: pytest.MonkeyPatch, spec: Any
+) -> None:
     kept, rows, ends = recorded(monkeypatch), [], []
     for sizes, most in ((Sizes(4, 4), 1), (Sizes(1, 1), 99)):
         parts = tinyrun.parts({"method": spec})
@@ -118,18 +132,21 @@ def test_out_of_memory_in_the_rollout_restarts_with_half_sizes_and_the_same_nois
         ends.append((weights(parts), session.sizes))
     assert same_states(kept[0], kept[2]) and same_states(kept[1], kept[3])
     assert torch.equal(ends[0][0], ends[1][0]) and ends[0][1] == ends[1][1] == Sizes(1, 1)
-    assert [{k: v for k, v in row.items() if not k.startswith("seconds/")} for row in rows[0]] == \
-        [{k: v for k, v in row.items() if not k.startswith("seconds/")} for row in rows[1]]
+    assert [{k: v for k, v in row.items() if not k.startswith("seconds/")} for row in rows[0]] == [
+        {k: v for k, v in row.items() if not k.startswith("seconds/")} for row in rows[1]
+    ]
 
 
-def test_out_of_memory_in_training_goes_on_from_the_stored_states(monkeypatch: pytest.MonkeyPatch,
-                                                                  caplog: pytest.LogCaptureFixture) -> None:
+def test_out_of_memory_in_training_goes_on_from_the_stored_states(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     kept, rows, ends, grad_rows = recorded(monkeypatch), [], [], []
     for most in (99, 1):
         parts = tinyrun.parts()
         short(parts.policy, lambda grad, most=most: most if grad else 99)
         parts.policy.network.register_forward_pre_hook(
-            lambda m, a, k: grad_rows.append(len(k["hidden_states"])) if torch.is_grad_enabled() else None, with_kwargs=True)
+            lambda m, a, k: grad_rows.append(len(k["hidden_states"])) if torch.is_grad_enabled() else None, with_kwargs=True
+        )
         session = begin(parts, Sizes(4, 4))
         rows.append(iterate(parts, session))
         ends.append(weights(parts))
@@ -143,8 +160,10 @@ def test_out_of_memory_in_training_goes_on_from_the_stored_states(monkeypatch: p
 
 @pytest.mark.parametrize("spec", [tinyrun.MIX, tinyrun.NFT], ids=["mix_grpo", "diffusion_nft"])
 def test_a_single_row_that_does_not_fit_is_a_sentence(spec: Any) -> None:
-    for phase, told in ((False, "out of memory with one row a call; use a smaller image"),
-                        (True, "out of memory while training on a single row")):
+    for phase, told in (
+        (False, "out of memory with one row a call; use a smaller image"),
+        (True, "out of memory while training on a single row"),
+    ):
         parts = tinyrun.parts({"method": spec})
         short(parts.policy, lambda grad, phase=phase: 0 if grad == phase else 99)
         with pytest.raises(torch.OutOfMemoryError, match=told):
@@ -165,10 +184,13 @@ def test_out_of_memory_in_the_held_out_evaluation_shrinks_too(monkeypatch: pytes
 
 
 def gradient(changes: dict[str, Any], sizes: Sizes) -> torch.Tensor:
-    """Of one optimizer step: plain descent with rate 1 moves the weights by it. The reward does not look at the images, whose pixels are
+    """Of one optimizer step: plain descent with rate 1 moves the weights by it. The reward does not look at the images, whose
+    pixels are
     rounded and so make a small difference of states a large one of scores."""
-    parts = tinyrun.parts({**changes, "optim.max_norm": 1e9, "optim.lr": 1.0, "method.args.updates": 1},
-                          reward=lambda images, prompts, metadata: [float(i * i % 7) for i in range(len(images))])
+    parts = tinyrun.parts(
+        {**changes, "optim.max_norm": 1e9, "optim.lr": 1.0, "method.args.updates": 1},
+        reward=lambda images, prompts, metadata: [float(i * i % 7) for i in range(len(images))],
+    )
     session = begin(parts, sizes)
     session.optimizer = torch.optim.SGD(session.weights.parameters, lr=1.0)
     start = weights(parts)

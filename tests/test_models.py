@@ -24,8 +24,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def policy(folder: Path, seed: int = 0, **spec: object) -> SD3Policy:
-    return load_policy(PolicySpec(**{"model": str(folder), "dtype": "float32", "guidance": 4.5, "max_sequence_length": TOKENS,
-                                     "lora": LoraSpec(rank=4), **spec}), seed=seed)
+    return load_policy(
+        PolicySpec(
+            **{
+                "model": str(folder),
+                "dtype": "float32",
+                "guidance": 4.5,
+                "max_sequence_length": TOKENS,
+                "lora": LoraSpec(rank=4),
+                **spec,
+            }
+        ),
+        seed=seed,
+    )
 
 
 def batch(p: SD3Policy, rows: int = 3) -> tuple[Tensor, Tensor]:
@@ -243,8 +254,10 @@ WRONG = {
     "broken index": ({"model": "{tmp}/broken"}, "is not readable as JSON"),
     "odd index": ({"model": "{tmp}/odd"}, "holds a list where an object is expected"),
     "incomplete": ({"model": "{tmp}/incomplete"}, "could not be loaded as StableDiffusion3Pipeline"),
-    "unknown target": ({"lora": LoraSpec(targets=("attn.to_w",))},
-                       "'attn.to_w' names no linear layer of SD3Transformer2DModel; nearest: .*attn.to_q"),
+    "unknown target": (
+        {"lora": LoraSpec(targets=("attn.to_w",))},
+        "'attn.to_w' names no linear layer of SD3Transformer2DModel; nearest: .*attn.to_q",
+    ),
     "target of another kind": ({"lora": LoraSpec(targets=("attn",))}, "'attn' names no linear layer"),
     "height": ({"height": 36}, "height 36: give a multiple of 8, at most 96"),
     "width": ({"width": 104}, "width 104: give a multiple of 8, at most 96"),
@@ -255,8 +268,12 @@ WRONG = {
 @pytest.mark.parametrize("case", WRONG)
 def test_a_wrong_setting_is_a_sentence(folder: Path, tmp_path: Path, case: str) -> None:
     (tmp_path / "file").touch()
-    for name, text in {"flux": json.dumps({"_class_name": "FluxPipeline"}), "broken": "{", "odd": "[]",
-                       "incomplete": (folder / "model_index.json").read_text()}.items():
+    for name, text in {
+        "flux": json.dumps({"_class_name": "FluxPipeline"}),
+        "broken": "{",
+        "odd": "[]",
+        "incomplete": (folder / "model_index.json").read_text(),
+    }.items():
         (tmp_path / name).mkdir()
         (tmp_path / name / "model_index.json").write_text(text)
     spec, said = WRONG[case]

@@ -101,8 +101,14 @@ def test_a_run_saved_by_two_processes_goes_on_with_another_number(runs: dict[int
 
 
 def test_more_processes_than_blocks(tmp_path: Path) -> None:
-    changes = {"sizes.prompts": 1, "sizes.group": 2, "sizes.slice": None, "sizes.batch": None, "method.args.updates": 1,
-               "run.iterations": 2}
+    changes = {
+        "sizes.prompts": 1,
+        "sizes.group": 2,
+        "sizes.slice": None,
+        "sizes.batch": None,
+        "method.args.updates": 1,
+        "run.iterations": 2,
+    }
     assert finished(tinyrun.together(3, tmp_path / "run", tinyrun.recipe(tmp_path / "run", changes))) == [0] * 3
     assert [tinyrun.told(tmp_path / "run", rank)["error"] for rank in range(3)] == [None] * 3
     assert len(tinyrun.rows(tmp_path / "run")) == 2
@@ -118,11 +124,14 @@ def test_one_process_that_runs_out_of_memory_makes_all_of_them_smaller(tmp_path:
     assert tinyrun.rows(folder)[0]["anchored"] == float(fault == "oom-train0")
 
 
-@pytest.mark.parametrize(("fault", "said"), [
-    ("reward-raise1", "reward 'odd' failed on"),
-    ("reward-nan*", "reward 'odd' could score none of the 9 images of this iteration"),
-    ("predict1", "predict broke on purpose"),
-])
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ("reward-raise1", "reward 'odd' failed on"),
+        ("reward-nan*", "reward 'odd' could score none of the 9 images of this iteration"),
+        ("predict1", "predict broke on purpose"),
+    ],
+)
 def test_what_stops_one_process_stops_all_with_its_sentence(tmp_path: Path, fault: str, said: str) -> None:
     folder = tmp_path / "run"
     made = tinyrun.recipe(folder, {**ODD, "data.heldout": 0.0})
@@ -212,7 +221,8 @@ def test_alone_every_collective_is_the_value_itself() -> None:
     world = World()
     t = torch.ones(2)
     world.sum(t)
-    assert t.tolist() == [1,
-                          1] and world.any(True) and not world.any(False) and world.same(0.5) == 0.5 and world.gather("x") == ["x"]
+    assert (
+        t.tolist() == [1, 1] and world.any(True) and not world.any(False) and world.same(0.5) == 0.5 and world.gather("x") == ["x"]
+    )
     with pytest.raises(KeyError), world.together():
         raise KeyError("as it is")

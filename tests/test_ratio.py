@@ -101,13 +101,22 @@ def merge(policy: Any) -> None:
 BEFORE = r"before the first update log p differs from the rollout's by up to [\d.e-]+, not 0"
 
 
-@pytest.mark.parametrize(("act", "said"), [
-    (nudge("transformer_blocks.1.attn.to_q.lora_B.default.weight"),
-     rf"{BEFORE}: module transformer_blocks\.1\.attn\.to_q\.lora_B\.default is the first that differs"),
-    (nudge("proj_out.bias"), rf"{BEFORE}: module proj_out is the first that differs"),
-    (merge, r"the replay's predictions carry no gradient to the trained weights: module \S+\.lora_\w+\.default ran in the rollout "
-            r"and not in the replay: adapters were merged, switched off or replaced in between"),
-], ids=["adapter", "base", "merged"])
+@pytest.mark.parametrize(
+    ("act", "said"),
+    [
+        (
+            nudge("transformer_blocks.1.attn.to_q.lora_B.default.weight"),
+            rf"{BEFORE}: module transformer_blocks\.1\.attn\.to_q\.lora_B\.default is the first that differs",
+        ),
+        (nudge("proj_out.bias"), rf"{BEFORE}: module proj_out is the first that differs"),
+        (
+            merge,
+            r"the replay's predictions carry no gradient to the trained weights: module \S+\.lora_\w+\.default ran in the rollout "
+            r"and not in the replay: adapters were merged, switched off or replaced in between",
+        ),
+    ],
+    ids=["adapter", "base", "merged"],
+)
 def test_a_weight_changed_between_rollout_and_replay_is_named(act: Callable[[Any], None], said: str) -> None:
     parts = tampered(act)
     with pytest.raises(RatioError, match=said):
@@ -129,12 +138,20 @@ def rounded(record: Rollout) -> Rollout:
     return replace(record, x=record.x.bfloat16().float())
 
 
-@pytest.mark.parametrize(("change", "named"), [
-    (rounded, "input hidden_states is the first that differs between rollout and replay: the stored state was rounded"),
-    (lambda record: replace(record, u=record.u.bfloat16().float()), "every module agrees: the difference lies outside the network"),
-], ids=["states", "predictions"])
-def test_a_record_in_half_precision_is_named(monkeypatch: pytest.MonkeyPatch, change: Callable[[Rollout], Rollout],
-                                             named: str) -> None:
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (rounded, "input hidden_states is the first that differs between rollout and replay: the stored state was rounded"),
+        (
+            lambda record: replace(record, u=record.u.bfloat16().float()),
+            "every module agrees: the difference lies outside the network",
+        ),
+    ],
+    ids=["states", "predictions"],
+)
+def test_a_record_in_half_precision_is_named(
+    monkeypatch: pytest.MonkeyPatch, change: Callable[[Rollout], Rollout], named: str
+) -> None:
     altered(monkeypatch, change)
     parts = tinyrun.parts({}, method("chains"))
     with pytest.raises(RatioError, match=named):

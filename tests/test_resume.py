@@ -85,8 +85,9 @@ def test_a_finished_run_resumed_evaluates_again_and_changes_nothing(tmp_path: Pa
     first = train(tinyrun.recipe(tmp_path / "run"))
     before = tinyrun.rows(tmp_path / "run"), tinyrun.final(tmp_path / "run")
     second = train(resume=tmp_path / "run")
-    assert first == second and not list(tinyrun.differences(before,
-                                                            (tinyrun.rows(tmp_path / "run"), tinyrun.final(tmp_path / "run"))))
+    assert first == second and not list(
+        tinyrun.differences(before, (tinyrun.rows(tmp_path / "run"), tinyrun.final(tmp_path / "run")))
+    )
 
 
 def test_settings_given_on_resume_hold(tmp_path: Path) -> None:

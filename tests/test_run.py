@@ -27,9 +27,24 @@ from flowrl.samplers.noise import Source
 from flowrl.sizes import Sizes
 
 RATIO = {"ratio/first_max_abs", "ratio/max_abs", "ratio/bias", "clip/pre_update_fraction", "clip/fraction"}
-EVERY = {"iteration", "reward/mean", "reward/std", "reward/best", "reward/zero_variance", "reward/invalid", "grad/norm", "kl/mean",
-         "loss/policy",
-         "anchored", "optim/lr", "seconds/rollout", "seconds/decode", "seconds/reward", "seconds/train", "seconds/total"}
+EVERY = {
+    "iteration",
+    "reward/mean",
+    "reward/std",
+    "reward/best",
+    "reward/zero_variance",
+    "reward/invalid",
+    "grad/norm",
+    "kl/mean",
+    "loss/policy",
+    "anchored",
+    "optim/lr",
+    "seconds/rollout",
+    "seconds/decode",
+    "seconds/reward",
+    "seconds/train",
+    "seconds/total",
+}
 
 
 @pytest.fixture(scope="module", params=tinyrun.METHODS)
@@ -87,17 +102,19 @@ def test_a_learning_rate_of_zero_changes_nothing(tmp_path: Path, spec: Any) -> N
     assert result.before == result.after and result.gain is not None and result.gain["score"] == 0
     first, last = (checkpoint.load(tmp_path / "run" / "checkpoints" / f"{i:06d}")[1]["weights"] for i in (0, 2))
     assert not list(tinyrun.differences(first, last))
-    for before, after in zip(sorted((tmp_path / "run/samples/before").iterdir()),
-                             sorted((tmp_path / "run/samples/after").iterdir()), strict=True):
+    for before, after in zip(
+        sorted((tmp_path / "run/samples/before").iterdir()), sorted((tmp_path / "run/samples/after").iterdir()), strict=True
+    ):
         assert before.read_bytes() == after.read_bytes()
 
 
 @pytest.mark.ci
 def test_training_raises_the_reward_it_trains() -> None:
     """Brightness of a tiny random model, measured on its own images of the first and the last iterations."""
-    parts = tinyrun.parts({"optim.lr": 3e-3, "sizes.prompts": 4, "sizes.group": 8, "method.args.beta": 0.0,
-                           "method.args.updates": 1},
-                          reward=lambda images, prompts, metadata: images.mean((1, 2, 3)).tolist())
+    parts = tinyrun.parts(
+        {"optim.lr": 3e-3, "sizes.prompts": 4, "sizes.group": 8, "method.args.beta": 0.0, "method.args.updates": 1},
+        reward=lambda images, prompts, metadata: images.mean((1, 2, 3)).tolist(),
+    )
     session = begin(parts, Sizes(8, 32))
     means = [iterate(parts, session)["reward/mean"] for _ in range(24)]
     assert np.mean(means[-4:]) > np.mean(means[:4]) + 2, means
@@ -108,10 +125,12 @@ def test_a_reward_given_in_python_and_a_weighted_pair(tmp_path: Path) -> None:
     ones = lambda images, prompts, metadata: [1.0] * len(images)  # noqa: E731
     train(made, rewards={"bright": tinyrun.bright, "ones": (ones, 0.5)})
     row = tinyrun.rows(tmp_path / "run")[0]
-    assert row["reward/mean"] == pytest.approx(row["reward/bright"] + 0.5 * row["reward/ones"],
-                                               abs=1e-6) and row["reward/ones"] == 1.0
-    with pytest.raises(ValueError,
-                       match="the run was trained for the rewards bright, ones, and is now given bright; pass the same ones"):
+    assert (
+        row["reward/mean"] == pytest.approx(row["reward/bright"] + 0.5 * row["reward/ones"], abs=1e-6) and row["reward/ones"] == 1.0
+    )
+    with pytest.raises(
+        ValueError, match="the run was trained for the rewards bright, ones, and is now given bright; pass the same ones"
+    ):
         train(resume=tmp_path / "run", rewards={"bright": tinyrun.bright})
 
 
@@ -129,9 +148,18 @@ def test_images_that_could_not_be_scored_are_counted_and_left_out(tmp_path: Path
 
 
 def test_prompts_fewer_than_an_iteration_takes_odd_groups_and_parts_that_do_not_divide(tmp_path: Path) -> None:
-    made = tinyrun.recipe(tmp_path / "run", {"sizes.prompts": 5, "sizes.group": 3, "sizes.slice": None, "sizes.batch": None,
-                                             "run.iterations": 2,
-                                             "method.args.updates": 4, "data.heldout": 0.0})
+    made = tinyrun.recipe(
+        tmp_path / "run",
+        {
+            "sizes.prompts": 5,
+            "sizes.group": 3,
+            "sizes.slice": None,
+            "sizes.batch": None,
+            "run.iterations": 2,
+            "method.args.updates": 4,
+            "data.heldout": 0.0,
+        },
+    )
     train(made, prompts=tinyrun.PROMPTS[:2])
     assert len(tinyrun.rows(tmp_path / "run")) == 2
 
@@ -154,16 +182,18 @@ def test_minutes_end_a_run_early_and_it_still_finishes(tmp_path: Path) -> None:
 def test_every_prompt_has_its_own_noise_where_plans_differ(monkeypatch: pytest.MonkeyPatch) -> None:
     """Slots keep their place in the iteration's list when prompts of unlike plans are walked apart."""
     parts = tinyrun.parts({"sizes.prompts": 4})
-    parts.method.__dict__["plan_at"] = lambda it, sigmas, slot: chains(sigmas, laws.flow_sde(0.7), (0, 1) if slot % 2 else (1, 2),
-                                                                       4)
+    parts.method.__dict__["plan_at"] = lambda it, sigmas, slot: chains(
+        sigmas, laws.flow_sde(0.7), (0, 1) if slot % 2 else (1, 2), 4
+    )
     kept: list[Any] = []
     collect = flowrl.loop.collect
     monkeypatch.setattr(flowrl.loop, "collect", lambda *a, **k: kept.append(collect(*a, **k)) or kept[-1])
     iterate(parts, begin(parts, Sizes(4, 4)))
     assert [got.rollout.slots.tolist() for got in kept] == [[0, 2], [1, 3]]
     odd = kept[1].rollout
-    assert torch.equal(odd.states(odd.plan.roots[:1])[1, 0], Source(0, 0).normal(parts.policy.latent_shape(), 3,
-                                                                                 int(odd.plan.roots[0])))
+    assert torch.equal(
+        odd.states(odd.plan.roots[:1])[1, 0], Source(0, 0).normal(parts.policy.latent_shape(), 3, int(odd.plan.roots[0]))
+    )
 
 
 def test_a_failed_start_leaves_no_run_behind(tmp_path: Path) -> None:
@@ -173,8 +203,9 @@ def test_a_failed_start_leaves_no_run_behind(tmp_path: Path) -> None:
     train(tinyrun.recipe(tmp_path / "run", {"run.iterations": 0}))
 
 
-def test_a_script_without_logging_sees_the_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                                 capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_script_without_logging_sees_the_sizes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     log = logging.getLogger("flowrl")
     monkeypatch.setattr(log, "propagate", False)
     monkeypatch.setattr(log, "handlers", [])
@@ -206,20 +237,34 @@ def test_saved_weights_give_the_same_images_in_plain_diffusers(tmp_path: Path) -
     cond = parts.policy.encode(list(tiny.PROMPTS))
     from flowrl.samplers import rollout
 
-    ro = rollout(plan, lambda x, sigma, slot: parts.policy.predict(x, sigma, cond.take(slot)), 2, start.shape[1:], lambda slot,
-                 node: start[slot])
+    ro = rollout(
+        plan,
+        lambda x, sigma, slot: parts.policy.predict(x, sigma, cond.take(slot)),
+        2,
+        start.shape[1:],
+        lambda slot, node: start[slot],
+    )
     with torch.no_grad():
         mine = parts.policy.images(ro.states(plan.leaves)[:, 0])
-    tiny.run_plain([{"model": tinyrun.model(), "lora": str(tmp_path / "lora"), "latents": str(tmp_path / "start.npy"),
-                     "out": str(tmp_path / "out"),
-                     "call": {"prompt": list(tiny.PROMPTS), "num_inference_steps": 6, "guidance_scale": 2.0,
-                              "max_sequence_length": 16}}], tmp_path)
+    tiny.run_plain(
+        [
+            {
+                "model": tinyrun.model(),
+                "lora": str(tmp_path / "lora"),
+                "latents": str(tmp_path / "start.npy"),
+                "out": str(tmp_path / "out"),
+                "call": {"prompt": list(tiny.PROMPTS), "num_inference_steps": 6, "guidance_scale": 2.0, "max_sequence_length": 16},
+            }
+        ],
+        tmp_path,
+    )
     theirs = torch.from_numpy(np.load(tmp_path / "out.np.npy"))
     assert mine.std() > 0.05 and (mine - theirs).abs().max() <= 1e-5
     parts.policy.network.disable_adapters()
     with torch.no_grad():
-        plain = rollout(plan, lambda x, sigma, slot: parts.policy.predict(x, sigma, cond.take(slot)), 2, start.shape[1:], lambda s,
-                        n: start[s])
+        plain = rollout(
+            plan, lambda x, sigma, slot: parts.policy.predict(x, sigma, cond.take(slot)), 2, start.shape[1:], lambda s, n: start[s]
+        )
     assert (parts.policy.images(plain.states(plan.leaves)[:, 0]) - theirs).abs().max() > 1e-2, "the adapter must matter"
 
 

@@ -16,8 +16,12 @@ from flowrl.samplers import chains, laws, rollout
 
 STEPS, TOKENS = 5, 8
 TOLERANCE = 1e-5  # float32 rounding of a 5-step loop and a decoder, on images in [0, 1]
-CASES = {"plain": ("static", 1.0, ""), "guided": ("static", 4.5, ""), "negative": ("static", 4.5, "a red square"),
-         "dynamic": ("dynamic", 4.5, "")}
+CASES = {
+    "plain": ("static", 1.0, ""),
+    "guided": ("static", 4.5, ""),
+    "negative": ("static", 4.5, "a red square"),
+    "dynamic": ("dynamic", 4.5, ""),
+}
 
 
 def _embedded() -> Path | None:
@@ -42,25 +46,52 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in CASES:
         shape = policy(folder, name).latent_shape()
         np.save(folder / f"{name}.start.npy", torch.randn(2, *shape, generator=torch.Generator().manual_seed(0)).numpy())
-    run_plain([{
-        "model": str(folder / model), "out": str(folder / name), "latents": str(folder / f"{name}.start.npy"),
-        "call": {"prompt": list(PROMPTS), "guidance_scale": guidance, "negative_prompt": negative, "num_inference_steps": STEPS,
-                 "max_sequence_length": TOKENS},
-    } for name, (model, guidance, negative) in CASES.items()], folder)
+    run_plain(
+        [
+            {
+                "model": str(folder / model),
+                "out": str(folder / name),
+                "latents": str(folder / f"{name}.start.npy"),
+                "call": {
+                    "prompt": list(PROMPTS),
+                    "guidance_scale": guidance,
+                    "negative_prompt": negative,
+                    "num_inference_steps": STEPS,
+                    "max_sequence_length": TOKENS,
+                },
+            }
+            for name, (model, guidance, negative) in CASES.items()
+        ],
+        folder,
+    )
     return folder
 
 
 def policy(world: Path, case: str, tokens: int = TOKENS) -> SD3Policy:
     model, guidance, negative = CASES[case]
-    return load_policy(PolicySpec(model=str(world / model), dtype="float32", guidance=guidance, negative=negative,
-                                  max_sequence_length=tokens, lora=LoraSpec(rank=4)))
+    return load_policy(
+        PolicySpec(
+            model=str(world / model),
+            dtype="float32",
+            guidance=guidance,
+            negative=negative,
+            max_sequence_length=tokens,
+            lora=LoraSpec(rank=4),
+        )
+    )
 
 
 def final(p: SD3Policy, start: torch.Tensor, cond: Cond) -> torch.Tensor:
     """Last latents of the deterministic Euler chain."""
     plan = chains(p.sigmas(STEPS), laws.ode(), (), 1)
-    made = rollout(plan, lambda x, sigma, slot: p.predict(x, sigma, cond.take(slot)), len(start), p.latent_shape(),
-                   lambda slot, node: start[slot], path=p.path)
+    made = rollout(
+        plan,
+        lambda x, sigma, slot: p.predict(x, sigma, cond.take(slot)),
+        len(start),
+        p.latent_shape(),
+        lambda slot, node: start[slot],
+        path=p.path,
+    )
     return made.states(plan.leaves)[:, 0]
 
 
@@ -148,8 +179,17 @@ def another_negative(p: SD3Policy) -> None:
     p.encode = lambda prompts: Cond(**{**vars(right(prompts)), "negative_pooled": right(["a blue square"]).pooled})
 
 
-FAULTS: list[Callable[[SD3Policy], None]] = [wrong_sign, wrong_shift, single_shift, swapped_halves, dropped_vae_shift,
-                                             dropped_vae_scale, time_in_unit_interval, zero_based_guidance, another_negative]
+FAULTS: list[Callable[[SD3Policy], None]] = [
+    wrong_sign,
+    wrong_shift,
+    single_shift,
+    swapped_halves,
+    dropped_vae_shift,
+    dropped_vae_scale,
+    time_in_unit_interval,
+    zero_based_guidance,
+    another_negative,
+]
 
 
 @pytest.mark.parametrize("fault", FAULTS)

@@ -11,8 +11,16 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-SMALL = ["run.iterations=1", "sizes.prompts=2", "sizes.group=2", "evaluate.prompts=6", "evaluate.images=1", "evaluate.steps=2",
-         "policy.steps=6", "run.folder=run"]
+SMALL = [
+    "run.iterations=1",
+    "sizes.prompts=2",
+    "sizes.group=2",
+    "evaluate.prompts=6",
+    "evaluate.images=1",
+    "evaluate.steps=2",
+    "policy.steps=6",
+    "run.folder=run",
+]
 
 
 def call(place: Path, home: Path, *command: str) -> subprocess.CompletedProcess[str]:
@@ -25,8 +33,11 @@ def call(place: Path, home: Path, *command: str) -> subprocess.CompletedProcess[
 
 @pytest.mark.ci
 def test_wheel_trains_and_samples_without_the_checkout(tmp_path: Path) -> None:
-    subprocess.run([sys.executable, "-m", "build", "--wheel", "--no-isolation", "-o", str(tmp_path / "dist"), str(ROOT)], check=True,
-                   capture_output=True)
+    subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "-o", str(tmp_path / "dist"), str(ROOT)],
+        check=True,
+        capture_output=True,
+    )
     (wheel,) = (tmp_path / "dist").glob("flowrl_toolkit-*.whl")
     place, home = tmp_path / "site", tmp_path / "home"
     home.mkdir()

@@ -21,14 +21,30 @@ from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokeni
 WORDS = ("a", "red", "blue", "green", "circle", "square", "two", "three", "left", "of")
 PROMPTS = ("a red circle", "two blue square left of a green circle")
 TRANSFORMER = {
-    "sample_size": 8, "patch_size": 2, "in_channels": 4, "out_channels": 4, "num_layers": 2, "attention_head_dim": 16,
-    "num_attention_heads": 2, "joint_attention_dim": 48, "caption_projection_dim": 32, "pooled_projection_dim": 32,
-    "pos_embed_max_size": 12, "qk_norm": "rms_norm",
+    "sample_size": 8,
+    "patch_size": 2,
+    "in_channels": 4,
+    "out_channels": 4,
+    "num_layers": 2,
+    "attention_head_dim": 16,
+    "num_attention_heads": 2,
+    "joint_attention_dim": 48,
+    "caption_projection_dim": 32,
+    "pooled_projection_dim": 32,
+    "pos_embed_max_size": 12,
+    "qk_norm": "rms_norm",
 }
 VAE = {
-    "latent_channels": 4, "block_out_channels": (8, 16, 16), "down_block_types": ("DownEncoderBlock2D",) * 3,
-    "up_block_types": ("UpDecoderBlock2D",) * 3, "layers_per_block": 1, "norm_num_groups": 4, "scaling_factor": 1.5305,
-    "shift_factor": 0.3, "use_quant_conv": False, "use_post_quant_conv": False,
+    "latent_channels": 4,
+    "block_out_channels": (8, 16, 16),
+    "down_block_types": ("DownEncoderBlock2D",) * 3,
+    "up_block_types": ("UpDecoderBlock2D",) * 3,
+    "layers_per_block": 1,
+    "norm_num_groups": 4,
+    "scaling_factor": 1.5305,
+    "shift_factor": 0.3,
+    "use_quant_conv": False,
+    "use_post_quant_conv": False,
 }
 
 
@@ -55,18 +71,31 @@ def tokenizer() -> CLIPTokenizer:
 
 
 def text_encoder(vocab: int, hidden: int = 16) -> CLIPTextModelWithProjection:
-    return CLIPTextModelWithProjection(CLIPTextConfig(
-        vocab_size=vocab, hidden_size=hidden, intermediate_size=32, projection_dim=hidden, num_hidden_layers=2,
-        num_attention_heads=2, max_position_embeddings=16,
-        bos_token_id=0, eos_token_id=1, pad_token_id=1, initializer_range=0.5, initializer_factor=8.0))
+    return CLIPTextModelWithProjection(
+        CLIPTextConfig(
+            vocab_size=vocab,
+            hidden_size=hidden,
+            intermediate_size=32,
+            projection_dim=hidden,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            max_position_embeddings=16,
+            bos_token_id=0,
+            eos_token_id=1,
+            pad_token_id=1,
+            initializer_range=0.5,
+            initializer_factor=8.0,
+        )
+    )
 
 
 def sd3_scheduler(dynamic: bool = False) -> FlowMatchEulerDiscreteScheduler:
     return FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=dynamic)
 
 
-def sd3_pipeline(seed: int = 0, dual: bool = False,
-                 scheduler: FlowMatchEulerDiscreteScheduler | None = None) -> StableDiffusion3Pipeline:
+def sd3_pipeline(
+    seed: int = 0, dual: bool = False, scheduler: FlowMatchEulerDiscreteScheduler | None = None
+) -> StableDiffusion3Pipeline:
     """32 x 32 images from 4 x 8 x 8 latents, no T5. dual: attn2 in block 0, as SD3.5-medium. scheduler None: shift 3."""
     with seeded(seed):
         words = tokenizer()
@@ -75,8 +104,16 @@ def sd3_pipeline(seed: int = 0, dual: bool = False,
         first, second = text_encoder(len(words)), text_encoder(len(words))
         lively(transformer, vae)
     pipe = StableDiffusion3Pipeline(
-        transformer=transformer, scheduler=scheduler or sd3_scheduler(), vae=vae, text_encoder=first, tokenizer=words,
-        text_encoder_2=second, tokenizer_2=words, text_encoder_3=None, tokenizer_3=None)
+        transformer=transformer,
+        scheduler=scheduler or sd3_scheduler(),
+        vae=vae,
+        text_encoder=first,
+        tokenizer=words,
+        text_encoder_2=second,
+        tokenizer_2=words,
+        text_encoder_3=None,
+        tokenizer_3=None,
+    )
     pipe.set_progress_bar_config(disable=True)
     return pipe
 

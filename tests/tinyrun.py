@@ -24,9 +24,16 @@ from flowrl.recipe import EvalSpec, LoraSpec, MethodSpec, OptimSpec, PolicySpec,
 
 HERE = Path(__file__).resolve().parent
 BRIGHT = f"{HERE / 'tinyrun.py'}:bright"
-PROMPTS = ["a red circle", "two blue square", "a green circle", "three red square", "a blue circle left of a red square",
-           "two green circle",
-           "a red square", "three blue circle"]
+PROMPTS = [
+    "a red circle",
+    "two blue square",
+    "a green circle",
+    "three red square",
+    "a blue circle left of a red square",
+    "two green circle",
+    "a red square",
+    "three blue circle",
+]
 MIX = MethodSpec("mix_grpo", {"window": 2, "every": 1, "updates": 2, "beta": 0.01, "skip_last": 1})
 NFT = MethodSpec("diffusion_nft", {"decay_rate": 0.2, "kl": 0.01})
 METHODS = {"mix_grpo": MIX, "diffusion_nft": NFT}
@@ -56,11 +63,14 @@ def model() -> str:
 def recipe(folder: Path | str, changes: Mapping[str, Any] | None = None, method: MethodSpec = MIX) -> Recipe:
     """Two prompts of four images, four steps, three iterations, a checkpoint each."""
     made = Recipe(
-        method=method, rewards=(RewardSpec(BRIGHT),), optim=OptimSpec(lr=1e-2),
+        method=method,
+        rewards=(RewardSpec(BRIGHT),),
+        optim=OptimSpec(lr=1e-2),
         sizes=SizesSpec(prompts=2, group=4, slice=3, batch=4),
         policy=PolicySpec(model=model(), dtype="float32", steps=4, max_sequence_length=16, lora=LoraSpec(rank=4, alpha=8.0)),
         evaluate=EvalSpec(every=2, quick=2, images=2, steps=2),
-        run=RunSpec(iterations=3, folder=str(folder), save_every=1, device="cpu"))
+        run=RunSpec(iterations=3, folder=str(folder), save_every=1, device="cpu"),
+    )
     made = replace(made, data=replace(made.data, prompts=str(prompt_file()), heldout=0.25))
     return settings.resolve(made, changes or {})
 
@@ -118,9 +128,14 @@ def environment(**more: str) -> dict[str, str]:
 
 def flowrl(*words: str, timeout: float = 240, **more: str) -> subprocess.CompletedProcess[str]:
     """The command line in a process of its own."""
-    return subprocess.run([sys.executable, "-m", "flowrl", *words], env=environment(**more), capture_output=True, text=True,
-                          timeout=timeout,
-                          check=False)
+    return subprocess.run(
+        [sys.executable, "-m", "flowrl", *words],
+        env=environment(**more),
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
 
 
 @contextmanager
@@ -175,8 +190,11 @@ def child(job: dict[str, Any]) -> None:
         def kept(*args: Any, **kwargs: Any) -> Any:
             got, ro = collect(*args, **kwargs), None
             ro = got.rollout
-            record = None if ro is None else {"x": ro.x, "u": ro.u, "log_prob": ro.log_prob, "owned": ro.owned[:, ro.plan.kept],
-                                              "slots": ro.slots}
+            record = (
+                None
+                if ro is None
+                else {"x": ro.x, "u": ro.u, "log_prob": ro.log_prob, "owned": ro.owned[:, ro.plan.kept], "slots": ro.slots}
+            )
             scores = {name: (s.values, s.valid) for name, s in got.outcome.scores.items()}
             torch.save({"record": record, "scores": scores}, f"{job['keep']}.{rank}.{next(count)}.pt")
             return got
@@ -192,6 +210,7 @@ def child(job: dict[str, Any]) -> None:
 
         SD3Policy.predict = small
     if fault.startswith("predict") and rank == int(fault[-1]):
+
         def broken(self: Any, x: torch.Tensor, sigma: torch.Tensor, cond: Any) -> torch.Tensor:
             raise ArithmeticError("predict broke on purpose")
 
@@ -199,8 +218,11 @@ def child(job: dict[str, Any]) -> None:
     rewards = None if not fault.startswith("reward") else {"odd": odd(fault, rank)}
     told: dict[str, Any] = {"error": None}
     try:
-        result = train(settings.resolve(job["recipe"], {"rewards": ()}) if rewards else job["recipe"], rewards=rewards,
-                       resume=job.get("resume"))
+        result = train(
+            settings.resolve(job["recipe"], {"rewards": ()}) if rewards else job["recipe"],
+            rewards=rewards,
+            resume=job.get("resume"),
+        )
         told |= {"iterations": result.iterations, "interrupted": result.interrupted}
     except Exception as error:
         told["error"] = f"{type(error).__name__}: {error}"
@@ -230,9 +252,18 @@ def server() -> Any:
 
     os.environ.update({k: v for k, v in environment().items() if k in ("PYTHONPATH", "OMP_NUM_THREADS", "HF_HUB_OFFLINE")})
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tinyrun", "tiny", "flowrl.recipes.run", "flowrl.cli.app", "peft.tuners.tuners_utils",
-                                    "torch._dynamo",
-                                    "diffusers.loaders.peft", "torch.distributed"])
+    context.set_forkserver_preload(
+        [
+            "tinyrun",
+            "tiny",
+            "flowrl.recipes.run",
+            "flowrl.cli.app",
+            "peft.tuners.tuners_utils",
+            "torch._dynamo",
+            "diffusers.loaders.peft",
+            "torch.distributed",
+        ]
+    )
     return context
 
 

@@ -15,7 +15,7 @@ import flowrl
 from . import plan, report, sample, score, train
 
 # Errors whose text is written for users, as is that of every exception flowrl defines; the rest are faults and keep a traceback.
-SPOKEN = (ValueError, OSError, ModuleNotFoundError)
+SPOKEN = (ValueError, OSError, ModuleNotFoundError, FloatingPointError)
 
 app = typer.Typer(
     name="flowrl",
@@ -67,7 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _spoken(error: Exception) -> bool:
     if isinstance(error, ModuleNotFoundError) and (error.name or "flowrl").split(".")[0] == "flowrl":
         return False
-    return isinstance(error, SPOKEN) or type(error).__module__.startswith("flowrl.")
+    # by name: importing torch only to ask would cost every `--help` seconds
+    return isinstance(error, SPOKEN) or type(error).__name__ == "OutOfMemoryError" or type(error).__module__.startswith("flowrl.")
 
 
 def sentence(error: Exception) -> str:

@@ -54,12 +54,13 @@ def train(
     from flowrl.cli import screen
     from flowrl.recipes.run import train as run
 
+    speaks = int(os.environ.get("RANK", 0)) == 0
     logging.basicConfig(format="%(message)s")
-    logging.getLogger("flowrl").setLevel(logging.INFO)
+    logging.getLogger("flowrl").setLevel(logging.INFO if speaks else logging.ERROR)
     result = run(resolved, resume=None if resume is None else str(resume))
     if result.interrupted:
         raise typer.Exit(130)
-    if int(os.environ.get("RANK", 0)) == 0:
+    if speaks:
         screen.final(Path(result.folder))
 
 

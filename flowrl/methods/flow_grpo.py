@@ -16,9 +16,17 @@ def reference(beta: float) -> dict[str, WeightSet]:
     return {"reference": WeightSet("frozen")} if beta else {}
 
 
-def flow_grpo(group: int = 24, noise: float = 0.7, clip: float = 1e-4, beta: float = 0.04, std: Literal["group", "global"] = "global",
-              updates: int = 2, compat: str | None = None) -> Method:
-    """Flow-GRPO as published for SD3.5-M on GenEval: noise 0.7, clip 1e-4, KL 0.04, groups of 24, global std, two updates a rollout.
+def flow_grpo(
+    group: int = 24,
+    noise: float = 0.7,
+    clip: float = 1e-4,
+    beta: float = 0.04,
+    std: Literal["group", "global"] = "global",
+    updates: int = 2,
+    compat: str | None = None,
+) -> Method:
+    """Flow-GRPO as published for SD3.5-M on GenEval: noise 0.7, clip 1e-4, KL 0.04, groups of 24, global std, two updates a
+    rollout.
 
     The last step of the schedule is quiet (their 0.99 of the steps).
 
@@ -29,7 +37,9 @@ def flow_grpo(group: int = 24, noise: float = 0.7, clip: float = 1e-4, beta: flo
     def plan_at(iteration: int, sigmas: Tensor, slot: int) -> Plan:
         return chains(sigmas, laws.flow_sde(noise), range(int((len(sigmas) - 1) * 0.99)), group)
 
-    return Method(plan_at, advantage.Group(std=std), objectives.clip(clip, beta=beta, compat=compat), reference(beta), updates=updates)
+    return Method(
+        plan_at, advantage.Group(std=std), objectives.clip(clip, beta=beta, compat=compat), reference(beta), updates=updates
+    )
 
 
 def law_of(kind: Literal["flow_sde", "cps", "dance_sde"], noise: float) -> Law:
@@ -39,9 +49,19 @@ def law_of(kind: Literal["flow_sde", "cps", "dance_sde"], noise: float) -> Law:
     return kinds[kind](noise)
 
 
-def flow_grpo_fast(group: int = 24, law: Literal["flow_sde", "cps", "dance_sde"] = "cps", noise: float = 0.8, window: int = 3, low: int = 0,
-                   high: int = 5, clip: float = 1e-5, beta: float = 0.0, std: Literal["group", "global"] = "global", updates: int = 2,
-                   seed: int = 0) -> Method:
+def flow_grpo_fast(
+    group: int = 24,
+    law: Literal["flow_sde", "cps", "dance_sde"] = "cps",
+    noise: float = 0.8,
+    window: int = 3,
+    low: int = 0,
+    high: int = 5,
+    clip: float = 1e-5,
+    beta: float = 0.0,
+    std: Literal["group", "global"] = "global",
+    updates: int = 2,
+    seed: int = 0,
+) -> Method:
     """Flow-GRPO-Fast: only a window of `window` steps, placed anew each iteration in [low, high), is stochastic and trained.
 
     Source: Flow-GRPO repository, config/grpo.py@9745241 (SD3 fast without guidance: CPS 0.8, window 3 of [0, 5), clip 1e-5).

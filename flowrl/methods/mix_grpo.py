@@ -13,10 +13,23 @@ from flowrl.types import Method
 from .flow_grpo import law_of, reference
 
 
-def mix_grpo(group: int = 12, law: Literal["flow_sde", "cps", "dance_sde"] = "flow_sde", noise: float = 0.7, window: int = 4, every: int = 25,
-             stride: int = 1, roll_back: bool = True, strategy: windows.Strategy = "progressive", skip_last: int = 2, clip: float = 1e-4,
-             beta: float = 0.0, std: Literal["group", "global"] = "group", updates: int = 4) -> Method:
-    """MixGRPO as published for FLUX: window 4, moved by 1 every 25 iterations over all but the last two steps, noise 0.7, clip 1e-4,
+def mix_grpo(
+    group: int = 12,
+    law: Literal["flow_sde", "cps", "dance_sde"] = "flow_sde",
+    noise: float = 0.7,
+    window: int = 4,
+    every: int = 25,
+    stride: int = 1,
+    roll_back: bool = True,
+    strategy: windows.Strategy = "progressive",
+    skip_last: int = 2,
+    clip: float = 1e-4,
+    beta: float = 0.0,
+    std: Literal["group", "global"] = "group",
+    updates: int = 4,
+) -> Method:
+    """MixGRPO as published for FLUX: window 4, moved by 1 every 25 iterations over all but the last two steps, noise 0.7, clip
+    1e-4,
     groups of 12, no KL, four updates a rollout.
 
     Source: MixGRPO (2507.21802), MixGRPO@e5cdd6a.

@@ -11,9 +11,19 @@ from flowrl.samplers import Plan, chains, laws
 from flowrl.types import Method, WeightSet
 
 
-def diffusion_nft(group: int = 24, beta: float = 1.0, kl: float = 1e-4, scale: float = 5.0, draws: int = 1, decay_rate: float = 1e-3,
-                  decay_max: float = 0.5, std: Literal["group", "global"] = "global", updates: int = 1) -> Method:
-    """DiffusionNFT: data from the "old" policy, which follows old <- d old + (1 - d) current once a rollout, d = min(decay_rate it, decay_max).
+def diffusion_nft(
+    group: int = 24,
+    beta: float = 1.0,
+    kl: float = 1e-4,
+    scale: float = 5.0,
+    draws: int = 1,
+    decay_rate: float = 1e-3,
+    decay_max: float = 0.5,
+    std: Literal["group", "global"] = "global",
+    updates: int = 1,
+) -> Method:
+    """DiffusionNFT: data from the "old" policy, which follows old <- d old + (1 - d) current once a rollout, d =
+    min(decay_rate it, decay_max).
 
     draws: noise levels asked for each image.
 
@@ -27,4 +37,6 @@ def diffusion_nft(group: int = 24, beta: float = 1.0, kl: float = 1e-4, scale: f
     weights = {"old": WeightSet("ema", decay=lambda iteration: min(decay_rate * iteration, decay_max))}
     if kl:
         weights["reference"] = WeightSet("frozen")
-    return Method(plan_at, advantage.Group(std=std), objectives.nft(beta, kl, scale, draws), weights, sample_from="old", updates=updates)
+    return Method(
+        plan_at, advantage.Group(std=std), objectives.nft(beta, kl, scale, draws), weights, sample_from="old", updates=updates
+    )

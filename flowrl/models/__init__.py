@@ -29,8 +29,9 @@ EMBEDDED = {"shapes": "shapes-sd3"}
 """Short name -> folder of the package's own assets."""
 
 
-def load_policy(source: PolicySpec | str | Path | DiffusionPipeline, device: str = "cpu", *, spec: PolicySpec | None = None,
-                seed: int = 0) -> SD3Policy:
+def load_policy(
+    source: PolicySpec | str | Path | DiffusionPipeline, device: str = "cpu", *, spec: PolicySpec | None = None, seed: int = 0
+) -> SD3Policy:
     """A model as flowrl trains it.
 
     source: a spec; or a folder in diffusers format, a hub name or "shapes"; or a pipeline already loaded, whose weights are used
@@ -84,21 +85,25 @@ def _load(model: str, dtype: torch.dtype) -> DiffusionPipeline:
     try:
         return getattr(diffusers, name).from_pretrained(where, dtype={"vae": torch.float32, "default": dtype}, **absent)
     except (OSError, ValueError) as error:
-        raise ValueError(f"model {model!r} could not be loaded as {name}: {_first_line(error)}; "
-                         "complete the folder or download it again") from error
+        raise ValueError(
+            f"model {model!r} could not be loaded as {name}: {_first_line(error)}; complete the folder or download it again"
+        ) from error
 
 
 def _family(name: str, what: str) -> None:
     if name not in FAMILIES:
-        raise ValueError(f"no adapter for the pipeline class {what}; flowrl has: {', '.join(FAMILIES)}. "
-                         "To add one, write flowrl/models/<family>.py and its row in FAMILIES")
+        raise ValueError(
+            f"no adapter for the pipeline class {what}; flowrl has: {', '.join(FAMILIES)}. "
+            "To add one, write flowrl/models/<family>.py and its row in FAMILIES"
+        )
 
 
 def _index(folder: Path) -> dict[str, object]:
     path = folder / "model_index.json"
     if not path.is_file():
-        raise ValueError(f"{folder} is no pipeline in diffusers format: it has no model_index.json; "
-                         "give the folder that save_pretrained wrote")
+        raise ValueError(
+            f"{folder} is no pipeline in diffusers format: it has no model_index.json; give the folder that save_pretrained wrote"
+        )
     try:
         index = json.loads(path.read_text())
     except ValueError as error:
@@ -114,8 +119,10 @@ def _hub_index(model: str) -> dict[str, object]:
     try:
         return cast(dict[str, object], DiffusionPipeline.load_config(model))
     except (OSError, ValueError) as error:
-        raise ValueError(f"model {model!r} is no folder here and could not be fetched from the hub ({_first_line(error)}); "
-                         "check the name, go online and log in where the model is gated, or give a downloaded folder") from error
+        raise ValueError(
+            f"model {model!r} is no folder here and could not be fetched from the hub ({_first_line(error)}); "
+            "check the name, go online and log in where the model is gated, or give a downloaded folder"
+        ) from error
 
 
 def _first_line(error: Exception) -> str:

@@ -69,5 +69,6 @@ def _check(network: nn.Module, targets: Sequence[str]) -> None:
         if not any(name == target or name.endswith(f".{target}") for name in names):
             short = sorted({re.sub(r"^.*\.\d+\.(?=\D)", "", name) for name in names})
             near = get_close_matches(target, short, n=5, cutoff=0.3) or short[:5]
-            raise ValueError(f"lora.targets: {target!r} names no linear layer of {type(network).__name__}; "
-                             f"nearest: {', '.join(near)}")
+            raise ValueError(
+                f"lora.targets: {target!r} names no linear layer of {type(network).__name__}; nearest: {', '.join(near)}"
+            )

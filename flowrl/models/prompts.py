@@ -35,15 +35,22 @@ class Cond:
         def move(x: Tensor | None) -> Tensor | None:
             return None if x is None else x.to(device)
 
-        return replace(self, embeds=self.embeds.to(device), pooled=self.pooled.to(device),
-                       negative_embeds=move(self.negative_embeds), negative_pooled=move(self.negative_pooled))
+        return replace(
+            self,
+            embeds=self.embeds.to(device),
+            pooled=self.pooled.to(device),
+            negative_embeds=move(self.negative_embeds),
+            negative_pooled=move(self.negative_pooled),
+        )
 
     def doubled(self) -> Encoding:
         """[unconditional; conditional] along the batch, the layout of diffusers' pipelines; as it is where there is no guidance."""
         if self.negative_embeds is None or self.negative_pooled is None:
             return self.embeds, self.pooled
-        return (torch.cat([self.negative_embeds.expand_as(self.embeds), self.embeds]),
-                torch.cat([self.negative_pooled.expand_as(self.pooled), self.pooled]))
+        return (
+            torch.cat([self.negative_embeds.expand_as(self.embeds), self.embeds]),
+            torch.cat([self.negative_pooled.expand_as(self.pooled), self.pooled]),
+        )
 
 
 class PromptStore:
@@ -77,8 +84,10 @@ class PromptStore:
             self._kept.move_to_end(text)
             return self._kept[text]
         if self._encode is None:
-            raise ValueError(f"the prompt {text!r} was not encoded before free_encoders(); pass every prompt you will need, "
-                             "held-out ones too, to free_encoders(prompts), or keep the text encoders")
+            raise ValueError(
+                f"the prompt {text!r} was not encoded before free_encoders(); pass every prompt you will need, "
+                "held-out ones too, to free_encoders(prompts), or keep the text encoders"
+            )
         embeds, pooled = (part.detach().cpu() for part in self._encode(text))
         self._kept[text] = embeds, pooled
         self._bytes += embeds.nbytes + pooled.nbytes

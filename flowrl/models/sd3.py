@@ -19,8 +19,16 @@ from .prompts import Cond, Encoding, PromptStore
 if TYPE_CHECKING:
     from diffusers.pipelines.stable_diffusion_3.pipeline_stable_diffusion_3 import StableDiffusion3Pipeline
 
-TARGETS = ("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0",
-           "attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out")
+TARGETS = (
+    "attn.to_q",
+    "attn.to_k",
+    "attn.to_v",
+    "attn.to_out.0",
+    "attn.add_q_proj",
+    "attn.add_k_proj",
+    "attn.add_v_proj",
+    "attn.to_add_out",
+)
 """Joint attention of both streams; not the second attention (attn2) of SD3.5-medium. Source: flow_grpo `scripts/train_sd3.py`."""
 DECODE_PIXELS = 2**21  # pixels a decoder call: 8 images of 512 x 512, about 3 GB of float32 activations
 
@@ -71,8 +79,13 @@ class SD3Policy:
     @torch.no_grad()
     def _encode(self, text: str) -> Encoding:
         embeds, _, pooled, _ = self.pipe.encode_prompt(
-            prompt=[text], prompt_2=[text], prompt_3=[text], device=self.device, do_classifier_free_guidance=False,
-            max_sequence_length=self.spec.max_sequence_length)
+            prompt=[text],
+            prompt_2=[text],
+            prompt_3=[text],
+            device=self.device,
+            do_classifier_free_guidance=False,
+            max_sequence_length=self.spec.max_sequence_length,
+        )
         assert embeds is not None and pooled is not None
         return embeds[0].to(self.dtype), pooled[0].to(self.dtype)
 
@@ -93,8 +106,9 @@ class SD3Policy:
         return uncond + cond.guidance * (text - uncond)
 
     def _call(self, x: Tensor, time: Tensor, embeds: Tensor, pooled: Tensor) -> Tensor:
-        answer = self.network(hidden_states=x, timestep=time, encoder_hidden_states=embeds, pooled_projections=pooled,
-                              return_dict=False)
+        answer = self.network(
+            hidden_states=x, timestep=time, encoder_hidden_states=embeds, pooled_projections=pooled, return_dict=False
+        )
         return answer[0].float()
 
     def lane(self, sigma: float) -> int:
@@ -107,8 +121,10 @@ class SD3Policy:
         Raises: ValueError for a half-precision network trained as a whole: most of its updates would round to nothing.
         """
         if not self.spec.lora.rank and self.dtype != torch.float32:
-            raise ValueError(f"full fine-tuning (lora.rank 0) of {str(self.dtype)[6:]} weights loses updates to rounding; "
-                             "set policy.dtype to float32, or lora.rank above 0")
+            raise ValueError(
+                f"full fine-tuning (lora.rank 0) of {str(self.dtype)[6:]} weights loses updates to rounding; "
+                "set policy.dtype to float32, or lora.rank above 0"
+            )
         return [(name, p) for name, p in self.pipe.transformer.named_parameters() if p.requires_grad]
 
     @property
@@ -159,8 +175,10 @@ class SD3Policy:
             raise ValueError(f"a schedule of {steps} steps; give at least 1")
         scheduler = copy.deepcopy(self.pipe.scheduler)  # deepcopy, not from_config: set_shift leaves the config untouched
         if type(scheduler).__name__ != "FlowMatchEulerDiscreteScheduler" or scheduler.config.invert_sigmas:
-            raise ValueError(f"sigmas of a {type(scheduler).__name__} are not those of this flow; load the model with a "
-                             "FlowMatchEulerDiscreteScheduler that does not invert its sigmas")
+            raise ValueError(
+                f"sigmas of a {type(scheduler).__name__} are not those of this flow; load the model with a "
+                "FlowMatchEulerDiscreteScheduler that does not invert its sigmas"
+            )
         scheduler.set_timesteps(steps, mu=self._mu() if scheduler.config.use_dynamic_shifting else None)
         return scheduler.sigmas.double()
 

@@ -35,16 +35,31 @@ def renoised(rollout: Rollout, credit: Credit, noise: Source, draws: int) -> Que
             owner.append(index)
     prompt, leaf, key = (torch.tensor([r[i] for r in rows]) for i in range(3))
     one = torch.ones(len(rows))
-    return Queries(row_prompt=prompt, kept=torch.tensor([kept[n] for n in leaf.tolist()]), sigma=torch.tensor([r[3] for r in rows], dtype=torch.float64),
-                   key=key, old=torch.full_like(key, -1), row=torch.arange(len(rows)), child=torch.full_like(key, -1), a=one, b=one, s=one, delta=one,
-                   advantage=credit.advantage[prompt, leaf], weight=credit.weight[prompt, leaf], kl_weight=credit.kl_weight[prompt, leaf],
-                   slices=slices, block=owner)
+    return Queries(
+        row_prompt=prompt,
+        kept=torch.tensor([kept[n] for n in leaf.tolist()]),
+        sigma=torch.tensor([r[3] for r in rows], dtype=torch.float64),
+        key=key,
+        old=torch.full_like(key, -1),
+        row=torch.arange(len(rows)),
+        child=torch.full_like(key, -1),
+        a=one,
+        b=one,
+        s=one,
+        delta=one,
+        advantage=credit.advantage[prompt, leaf],
+        weight=credit.weight[prompt, leaf],
+        kl_weight=credit.kl_weight[prompt, leaf],
+        slices=slices,
+        block=owner,
+    )
 
 
 def nft_terms(u: Tensor, u_old: Tensor, x: Tensor, x0: Tensor, sigma: Tensor, beta: float = 1.0) -> tuple[Tensor, Tensor]:
     """Losses of the implicit positive and negative policy per row -> ([N], [N]), float64.
 
-    u+- = u_old +- beta (u - u_old),  x0+- = x - sigma u+-,  L+- = <(x0+- - x0)^2> / max(<|x0+- - x0|>, 1e-5), the divisor without gradient.
+    u+- = u_old +- beta (u - u_old),  x0+- = x - sigma u+-,  L+- = <(x0+- - x0)^2> / max(<|x0+- - x0|>, 1e-5), the divisor
+    without gradient.
 
     Source: DiffusionNFT (2509.16117); DiffusionNFT@24af555 scripts/train_nft_sd3.py l. 908-980.
     """

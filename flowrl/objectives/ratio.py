@@ -46,12 +46,24 @@ def recorded(rollout: Rollout, credit: Credit) -> Queries:
     mine, node = prompt[at], plan.edges[edge]
     ends = torch.tensor([len(s.row) for s in rollout.slices]).cumsum(0).tolist()
     starts = [0, *ends[:-1]]
-    return Queries(row_prompt=prompt, kept=torch.tensor([kept[int(plan.rows[r])] for r in row.tolist()]), sigma=plan.sigma[plan.rows[row]],
-                   key=torch.full_like(row, -1), old=row, row=at, child=torch.tensor([kept[int(n)] for n in node]),
-                   a=a[edge], b=b[edge], s=s[edge], delta=(plan.sigma[plan.parent[node]] - plan.sigma[node]).float(),
-                   advantage=credit.advantage[mine, node], weight=credit.weight[mine, node],
-                   kl_weight=credit.kl_weight[mine, node], slices=[torch.arange(i, j) for i, j in zip(starts, ends, strict=True)],
-                   block=[s.block for s in rollout.slices])
+    return Queries(
+        row_prompt=prompt,
+        kept=torch.tensor([kept[int(plan.rows[r])] for r in row.tolist()]),
+        sigma=plan.sigma[plan.rows[row]],
+        key=torch.full_like(row, -1),
+        old=row,
+        row=at,
+        child=torch.tensor([kept[int(n)] for n in node]),
+        a=a[edge],
+        b=b[edge],
+        s=s[edge],
+        delta=(plan.sigma[plan.parent[node]] - plan.sigma[node]).float(),
+        advantage=credit.advantage[mine, node],
+        weight=credit.weight[mine, node],
+        kl_weight=credit.kl_weight[mine, node],
+        slices=[torch.arange(i, j) for i, j in zip(starts, ends, strict=True)],
+        block=[s.block for s in rollout.slices],
+    )
 
 
 @dataclass(frozen=True)
@@ -74,7 +86,10 @@ class Clip:
     def __post_init__(self) -> None:
         floor = 3 * 2.0**-23
         if min(self.low, self.high) < floor:
-            raise ValueError(f"clip range {min(self.low, self.high):g} is below {floor:.2g}, 3x the float32 resolution of the ratio; use at least 1e-6")
+            raise ValueError(
+                f"clip range {min(self.low, self.high):g} is below {floor:.2g}, 3x the float32 resolution of the ratio; "
+                "use at least 1e-6"
+            )
         if self.compat not in (None, "flow_grpo@9745241"):
             raise ValueError(f'compat {self.compat!r} is unknown to clip; it knows "flow_grpo@9745241"')
 
@@ -103,10 +118,17 @@ class Clip:
         total = policy + self.beta * (batch.kl_weight * kl).sum()
         with torch.no_grad():
             outside = (ratio > math.log1p(self.high)) | (ratio < math.log1p(-self.low))
-            metrics = {"ratio/max_abs": ratio.abs().max(), "ratio/bias": (batch.weight * ratio).sum(), "loss/policy": policy.detach(),
-                       "clip/fraction": (batch.weight * outside).sum(), "kl/mean": (batch.kl_weight * kl).sum()}
+            metrics = {
+                "ratio/max_abs": ratio.abs().max(),
+                "ratio/bias": (batch.weight * ratio).sum(),
+                "loss/policy": policy.detach(),
+                "clip/fraction": (batch.weight * outside).sum(),
+                "kl/mean": (batch.kl_weight * kl).sum(),
+            }
         return Loss(total, metrics)
 
 
-def clip(low: float = 1e-4, high: float | None = None, dual: float | None = None, beta: float = 0.0, compat: str | None = None) -> Clip:
+def clip(
+    low: float = 1e-4, high: float | None = None, dual: float | None = None, beta: float = 0.0, compat: str | None = None
+) -> Clip:
     return Clip(low, low if high is None else high, dual, beta, compat)

@@ -35,8 +35,10 @@ def method(spec: MethodSpec, group: int) -> Method:
     Raises: ValueError for an unknown name or argument, a group too small to compare, or arguments the method refuses.
     """
     if group < SMALLEST:
-        raise ValueError(f"sizes.group is {group}: a group of {group} has nothing to compare with, so every advantage is 0; "
-                         f"use at least {SMALLEST}")
+        raise ValueError(
+            f"sizes.group is {group}: a group of {group} has nothing to compare with, so every advantage is 0; "
+            f"use at least {SMALLEST}"
+        )
     make_method = methods.TABLE.get(spec.name) or (imported(spec.name, "method") if ":" in spec.name else None)
     if make_method is None:
         near = _near(spec.name, methods.TABLE)

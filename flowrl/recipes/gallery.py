@@ -37,8 +37,12 @@ def save_images(folder: RunFolder, when: str, held: Prompts, tasks: Sequence[str
 def save_sheet(folder: RunFolder, iteration: int, held: Prompts, seen: Judged, scores: np.ndarray) -> None:
     """samples/<iteration>.png: the first image of each caption shown, the same ones and the same noise every time."""
     shown = sorted(caption for caption, image in seen.pictures if image == 0)
-    sheet = contact_sheet(np.stack([seen.pictures[i, 0].numpy() for i in shown]), [held.text[i] for i in shown], 6,
-                          [float(scores[i, 0]) for i in shown])
+    sheet = contact_sheet(
+        np.stack([seen.pictures[i, 0].numpy() for i in shown]),
+        [held.text[i] for i in shown],
+        6,
+        [float(scores[i, 0]) for i in shown],
+    )
     folder.samples.mkdir(exist_ok=True)
     sheet.save(folder.samples / f"{iteration:06d}.png")
 

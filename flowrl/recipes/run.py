@@ -53,8 +53,14 @@ class Result:
     gain: Mapping[str, Any] | None = None
 
 
-def train(recipe: Recipe | str | None = None, overrides: Mapping[str, Any] | None = None, *,
-          rewards: Mapping[str, Any] | None = None, prompts: Any = None, resume: str | Path | None = None) -> Result:
+def train(
+    recipe: Recipe | str | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    rewards: Mapping[str, Any] | None = None,
+    prompts: Any = None,
+    resume: str | Path | None = None,
+) -> Result:
     """Train a model with rewards and leave a run folder.
 
     recipe: a Recipe or the name of one (None: "shapes", or what the resumed run was);  overrides: {"optim.lr": 1e-4, ...};
@@ -192,8 +198,18 @@ class _Jury:
     def _judge(self, prompts: Prompts, images: int, session: Session, features: Any = None, show: Collection[int] = ()) -> Judged:
         def attempt(sizes: Sizes) -> Judged:
             with session.weights.using(self.parts.method.export):
-                return judge(self.parts.policy, prompts, self.judges, images, self.spec.steps, sizes, self.parts.world, features,
-                             self.spec.guidance, show)
+                return judge(
+                    self.parts.policy,
+                    prompts,
+                    self.judges,
+                    images,
+                    self.spec.steps,
+                    sizes,
+                    self.parts.world,
+                    features,
+                    self.spec.guidance,
+                    show,
+                )
 
         return within_memory(session, attempt)
 
@@ -303,13 +319,25 @@ def _result(parts: Parts, session: Session, jury: _Jury, folder: RunFolder, afte
     """What result.json holds."""
     recipe = parts.recipe
     result: dict[str, Any] = {
-        "method": recipe.method.name, "model": recipe.policy.model, "seed": recipe.run.seed, "iterations": session.iteration,
-        "minutes": (session.books.get("elapsed", 0.0) + jury.seconds) / 60, "folder": str(folder.path), "versions": versions(),
-        "timing": {"before": session.books.get("before", {}).get("seconds"), "train": session.seconds,
-                   "after": after and after["seconds"]},
-        "protocol": {"captions": len(jury.held), "images": recipe.evaluate.images, "steps": recipe.evaluate.steps,
-                     "guidance": recipe.policy.guidance if recipe.evaluate.guidance is None else recipe.evaluate.guidance,
-                     "judge": next(iter(jury.judges))},
+        "method": recipe.method.name,
+        "model": recipe.policy.model,
+        "seed": recipe.run.seed,
+        "iterations": session.iteration,
+        "minutes": (session.books.get("elapsed", 0.0) + jury.seconds) / 60,
+        "folder": str(folder.path),
+        "versions": versions(),
+        "timing": {
+            "before": session.books.get("before", {}).get("seconds"),
+            "train": session.seconds,
+            "after": after and after["seconds"],
+        },
+        "protocol": {
+            "captions": len(jury.held),
+            "images": recipe.evaluate.images,
+            "steps": recipe.evaluate.steps,
+            "guidance": recipe.policy.guidance if recipe.evaluate.guidance is None else recipe.evaluate.guidance,
+            "judge": next(iter(jury.judges)),
+        },
     }
     if after is not None:
         result |= compared(session.books["before"], after, jury.tasks)

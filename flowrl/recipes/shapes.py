@@ -17,15 +17,26 @@ from flowrl.recipe import (
 
 
 def shapes() -> Recipe:
-    """MixGRPO on the embedded model with the soft verifier as its reward; the strict one and a second judge look at held-out captions."""
+    """MixGRPO on the embedded model with the soft verifier as its reward; the strict one and a second judge look at held-out
+    captions.
+    """
     return Recipe(
-        method=MethodSpec("mix_grpo", {"law": "flow_sde", "noise": 0.7, "window": 3, "every": 1, "skip_last": 2, "clip": 1e-4, "updates": 1}),
+        method=MethodSpec(
+            "mix_grpo", {"law": "flow_sde", "noise": 0.7, "window": 3, "every": 1, "skip_last": 2, "clip": 1e-4, "updates": 1}
+        ),
         policy=PolicySpec(model="shapes", dtype="bfloat16", steps=10, max_sequence_length=16, lora=LoraSpec(rank=32, alpha=64.0)),
         rewards=(RewardSpec("shapes:soft"),),
         data=DataSpec(prompts="shapes"),
         optim=OptimSpec(lr=3e-4, weight_decay=0.0),
         sizes=SizesSpec(prompts=8, group=12, slice=32, batch=96),
-        evaluate=EvalSpec(every=10, quick=84, images=4, steps=20, guidance=1.0,
-                          rewards=("shapes:strict", "flowrl.shapes.judge:reward"), features="flowrl.shapes.judge:features"),
+        evaluate=EvalSpec(
+            every=10,
+            quick=84,
+            images=4,
+            steps=20,
+            guidance=1.0,
+            rewards=("shapes:strict", "flowrl.shapes.judge:reward"),
+            features="flowrl.shapes.judge:features",
+        ),
         run=RunSpec(name="shapes", iterations=80, minutes=9.5),
     )
