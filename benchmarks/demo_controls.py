@@ -106,9 +106,10 @@ def main() -> None:
     base = next(r["before"] for kind, r in rows.items() if kind != "pretraining") if set(rows) - {"pretraining"} else None
     for kind, r in rows.items():
         before = base if kind == "pretraining" and base else r["before"]
+        change = r["after"]["score"] - before["score"]
         print(
-            f"{kind:12s} {before['score']:.3f} -> {r['after']['score']:.3f}   "
-            f"change {r['after']['score'] - before['score']:+.3f}   second judge {r['judge']['gain']:+.3f}   minutes {r['minutes']:.1f}"
+            f"{kind:12s} {before['score']:.3f} -> {r['after']['score']:.3f}   change {change:+.3f}   "
+            f"second judge {r['judge']['gain']:+.3f}   minutes {r['minutes']:.1f}"
         )
     (args.out / f"controls-{args.seed}.json").write_text(json.dumps(rows, indent=1))
 
