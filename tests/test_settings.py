@@ -199,6 +199,7 @@ def test_a_dumped_recipe_loads_equal_down_to_tuples_and_text(tmp_path: Path):
             "text": ["1e-3", "no", "16:9", "", "null", "true", "0o7", "010", "2001-01-01", "a: b", "# c", " x",
                      "é\n\t", "~", "=", "\x85"]}  # fmt: skip
     recipe = resolve(RECIPE, {"method.args": args, "policy.negative": "null", "run.name": "1e5", "policy.lora.targets": ("a",)})
+    assert repr(recipe.method.args) == repr(args)
     back = load(dump(recipe, tmp_path / "deep" / "run.yaml"))
     assert back == recipe
     assert repr(back) == repr(recipe)  # == takes 1 for 1.0 and True

@@ -123,6 +123,18 @@ def test_a_batch_depends_on_seed_and_step_only() -> None:
     assert 0.05 < float(torch.stack(dropped).mean()) < 0.15
 
 
+def test_fresh_text_is_heard_at_unit_scale() -> None:
+    nets = flow.networks(SEED, layers=1, width=32)
+    flow.fresh_text(nets, SEED)
+    sequence, pooled = flow.embed(nets, flow.token_ids(["a red circle", "two blue crosses"]))
+    for heard in (sequence[:, : tokenizer.LENGTH], pooled):
+        assert 0.4 < float(heard.std()) < 2
+    assert float((pooled[0] - pooled[1]).std()) > 0.2
+    again = flow.networks(SEED, layers=1, width=32)
+    flow.fresh_text(again, SEED)
+    assert all(torch.equal(a, b) for a, b in zip(nets.state_dict().values(), again.state_dict().values(), strict=True))
+
+
 def test_the_velocity_of_the_loss_is_noise_minus_data() -> None:
     class Oracle(nn.Module):
         def forward(self, hidden_states: Tensor, timestep: Tensor, **_: object) -> tuple[Tensor]:
@@ -156,7 +168,7 @@ def test_a_stage_without_its_input_says_what_to_run(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_first_losses_of_the_shipped_training_come_out_again(tmp_path: Path) -> None:
     record = json.loads(asset("training.json").read_text())
-    wanted = np.array(record["flow_first_losses"])
+    wanted = np.array(record["pictures_first_losses"])
     seed = record["seed"]
     steps = [flow.indices(step, seed) for step in range(len(wanted))]
     used = torch.cat(steps).unique()
@@ -165,9 +177,9 @@ def test_the_first_losses_of_the_shipped_training_come_out_again(tmp_path: Path)
     nets = flow.networks(seed)
 
     def loss(step: int) -> Tensor:
-        return flow.velocity_loss(nets, flow.batch(data, torch.searchsorted(used, steps[step]), step, seed))
+        return flow.velocity_loss(nets, flow.batch(data, torch.searchsorted(used, steps[step]), step, seed, flow.LOOKS))
 
-    job = replace(flow.job(nets, flow.averaged(nets), data, len(wanted), seed), loss=loss)
+    job = replace(flow.pictures_job(nets, flow.averaged(nets), data, seed), loss=loss, steps=len(wanted))
     loop.run(job, tmp_path, "flow")
     losses = np.array([json.loads(line)["loss"] for line in (tmp_path / "flow.jsonl").read_text().splitlines()])
     assert losses[0] == pytest.approx(wanted[0], rel=1e-3)

@@ -129,7 +129,7 @@ def export_stage(options: Options) -> None:
     if path.exists():
         averages.load_state_dict(torch.load(path, weights_only=True)["averages"])
     export(averages, load_autoencoder(options.out), SHIFT, options.assets / "shapes-sd3")
-    if all((options.out / f"{stage}.jsonl").exists() for stage in ("autoencoder", "flow", "clip", "judge")):
+    if all((options.out / f"{stage}.jsonl").exists() for stage in ("autoencoder", "pictures", "flow", "clip", "judge")):
         record.write(options.out, options.assets, options.seed)
 
 

@@ -109,7 +109,7 @@ def base(assets: Path) -> dict[str, object]:
 
 def write(out: Path, assets: Path, seed: int) -> None:
     """Writes `assets/training.json` from the logs in `out` and the models in `assets`."""
-    losses = _log(out, "flow")[0]
+    losses = _log(out, "pictures")[0]
     record: dict[str, object] = {
         "seed": seed,
         "world": world(),
@@ -117,11 +117,12 @@ def write(out: Path, assets: Path, seed: int) -> None:
         "ceiling": ceiling(),
         "stages": {
             "autoencoder": _stage(out, "autoencoder", autoencoder.BATCH, autoencoder.RATE),
+            "pictures": _stage(out, "pictures", flow.BATCH, flow.RATE),
             "flow": _stage(out, "flow", flow.BATCH, flow.RATE),
             "clip": _stage(out, "clip", clip.BATCH, clip.RATE),
             "judge": _stage(out, "judge", judge_training.BATCH, judge_training.RATE),
         },
-        "flow_first_losses": [round(value, 6) for value in losses[:FIRST]],
+        "pictures_first_losses": [round(value, 6) for value in losses[:FIRST]],
         "base": base(assets),
         "instruments": _instruments(out, seed),
         "weights": weights(assets),
