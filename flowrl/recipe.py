@@ -7,11 +7,10 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-frozen = dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-Positive = Field(gt=0)
+STRICT = ConfigDict(extra="forbid")
 
 
-@frozen
+@dataclass(frozen=True, config=STRICT)
 class MethodSpec:
     """name: a row of flowrl.methods or "module:function"; args: its keyword arguments."""
 
@@ -19,7 +18,7 @@ class MethodSpec:
     args: dict[str, Any] = Field(default_factory=dict)
 
 
-@frozen
+@dataclass(frozen=True, config=STRICT)
 class LoraSpec:
     """rank 0 trains the whole network. targets None: the family's attention projections."""
 
@@ -28,7 +27,7 @@ class LoraSpec:
     targets: tuple[str, ...] | None = None
 
 
-@frozen
+@dataclass(frozen=True, config=STRICT)
 class PolicySpec:
     """model: a folder in diffusers format, a hub name, or "shapes" (embedded). guidance <= 1: no classifier-free guidance."""
 
@@ -44,7 +43,7 @@ class PolicySpec:
     lora: LoraSpec = Field(default_factory=LoraSpec)
 
 
-@frozen
+@dataclass(frozen=True, config=STRICT)
 class RewardSpec:
     """name: "clip", "shapes:soft", "module:name" or "file.py:function"."""
 
@@ -52,7 +51,7 @@ class RewardSpec:
     weight: float = 1.0
 
 
-@frozen
+@dataclass(frozen=True, config=STRICT)
 class DataSpec:
     """prompts: a file, a folder, "hf:owner/name:split" or "shapes". prompt: the column that holds the text.
     heldout: a second source, or the share of prompts held out by a stable hash of their text."""
@@ -63,7 +62,7 @@ class DataSpec:
     heldout: str | float = 0.1
 
 
-@frozen
+@dataclass(frozen=True, config=STRICT)
 class OptimSpec:
     """AdamW. max_norm clips the gradient norm."""
 
@@ -75,7 +74,7 @@ class OptimSpec:
     warmup: int = Field(default=0, ge=0)
 
 
-@frozen
+@dataclass(frozen=True, config=STRICT)
 class SizesSpec:
     """prompts an iteration and leaves a prompt are yours; slice (rows a training call) and batch (roots a rollout call)
     are derived where None and printed."""
@@ -86,7 +85,7 @@ class SizesSpec:
     batch: int | None = Field(default=None, ge=1)
 
 
-@frozen
+@dataclass(frozen=True, config=STRICT)
 class EvalSpec:
     """Held-out evaluation: every so many iterations on `quick` prompts, before and after on `prompts` (None: all).
     rewards: judges by name, the first is the headline (none: the training reward). features: "module:function", images -> [N,
@@ -102,7 +101,7 @@ class EvalSpec:
     features: str | None = None
 
 
-@frozen
+@dataclass(frozen=True, config=STRICT)
 class RunSpec:
     """folder None: runs/<name>-<time>. minutes: stop after so long (None: only `iterations` counts). anchor "replay" recomputes
     the old predictions on the training slices where exact replay cannot be had."""
@@ -118,7 +117,7 @@ class RunSpec:
     anchor: Literal["exact", "replay"] = "exact"
 
 
-@frozen
+@dataclass(frozen=True, config=STRICT)
 class Recipe:
     method: MethodSpec = Field(default_factory=MethodSpec)
     policy: PolicySpec = Field(default_factory=PolicySpec)
