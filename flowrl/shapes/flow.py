@@ -1,8 +1,8 @@
-"""Stages `pictures` and `flow`: the velocity network and the two text encoders, trained together on imperfect captions."""
+"""Stages `pictures`, `words` and `flow`: the velocity network and the two text encoders, trained together on imperfect captions."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -24,8 +24,6 @@ POOL = 48_000  # pictures that are drawn and encoded once
 WORDINGS = 4  # imperfect captions of each picture; a visit takes one of them
 EMPTY = 0.1  # share of captions replaced by ""
 LONG_ZEROS = 256  # what diffusers appends in place of T5 unless told otherwise
-RATE = 2e-3  # AdamW; Muon at the same rate was behind it after equal time on two cores
-TEXT_RATE = 1e-3  # of the text encoders in the stage `flow`
 SAMPLING_STEPS = 20
 
 
@@ -42,10 +40,33 @@ class Law:
 # law seldom draws. It teaches how shapes look; captions are learnt at higher noise.
 LOOKS = Law(0.0, 1.0, 0.1)
 CAPTIONS = Law(1.2, 1.2, 0.04)
-# The stage `pictures`: the first law up to step MOVE, the second one to the end.
-MOVE, PICTURES = 5_141, 6_444
-# The stage `flow`: learning rate up to step WARM, constant to HOLD, down to FLOOR of it at LAND, flat to the end.
-WARM, HOLD, LAND, FLOOR, STEPS = 100, 2_000, 3_200, 0.03, 4_000
+# `pictures` moves from the first law to the second at this step.
+MOVE = 5_141
+
+
+@dataclass(frozen=True)
+class Course:
+    """A stage's AdamW rates (the transformer's, the text encoders'), its schedule (`loop.trapezoid`), length, and average.
+
+    first: the number of steps before it, whose random numbers it must not repeat.
+    """
+
+    rate: float
+    text_rate: float
+    warm: int
+    hold: int
+    land: int
+    floor: float
+    steps: int
+    first: int
+    decay: float
+
+
+# AdamW: Muon at the same rate was behind it after equal time on two cores.
+PICTURES = Course(2e-3, 2e-3, 300, 6_444, 6_445, 1.0, 6_444, 0, 0.999)
+WORDS = Course(2e-3, 1e-3, 100, 2_000, 3_200, 0.03, 3_102, 6_444, 0.998)
+FLOW = Course(1.5e-3, 1e-4, 50, 1_500, 2_800, 0.03, 3_500, WORDS.first + WORDS.steps, 0.998)
+COURSES = {"pictures": PICTURES, "words": WORDS, "flow": FLOW}
 
 
 @dataclass(frozen=True)
@@ -197,30 +218,23 @@ def fresh_text(nets: nn.ModuleDict, seed: int) -> None:
             linear.bias.zero_()
 
 
-def _job(nets: nn.ModuleDict, averages: nn.ModuleDict, data: Pool, seed: int, law: Callable[[int], Law]) -> Job:
+def job(nets: nn.ModuleDict, averages: nn.ModuleDict, data: Pool, course: Course, seed: int) -> Job:
+    """A stage without its evaluation; `data` is the whole pool.
+
+    `pictures` starts from untrained networks and learns how shapes look, `words` after `fresh_text`, `flow` after `text.listen`.
+    """
+
     def loss(step: int) -> Tensor:
-        rows = indices(step, seed, len(data.latents))
-        return velocity_loss(nets, share(batch(data, rows, step, seed, law(step))))
+        at = course.first + step
+        rows = indices(at, seed, len(data.latents))
+        return velocity_loss(nets, share(batch(data, rows, at, seed, LOOKS if at < MOVE else CAPTIONS)))
 
-    # fused: one pass over the parameters, ten times faster than the loop on a CPU.
-    optimizer = torch.optim.AdamW(nets.parameters(), lr=RATE, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
-    return Job(nets, [optimizer], loss, trapezoid(300, PICTURES, PICTURES + 1, 1.0), PICTURES, averages)
-
-
-def pictures_job(nets: nn.ModuleDict, averages: nn.ModuleDict, data: Pool, seed: int) -> Job:
-    """The stage `pictures`, from untrained networks: how shapes look. `data` is the whole pool."""
-    return _job(nets, averages, data, seed, lambda step: LOOKS if step < MOVE else CAPTIONS)
-
-
-def job(nets: nn.ModuleDict, averages: nn.ModuleDict, data: Pool, steps: int, seed: int) -> Job:
-    """The stage `flow`, from the networks of `pictures` after `fresh_text`: what captions ask for."""
     texts = [p for name in ("text_encoder", "text_encoder_2") for p in nets[name].parameters()]
-    groups = [{"params": list(nets["transformer"].parameters()), "lr": RATE}, {"params": texts, "lr": TEXT_RATE}]
+    groups = [{"params": list(nets["transformer"].parameters()), "lr": course.rate}, {"params": texts, "lr": course.text_rate}]
+    # fused: one pass over the parameters, ten times faster than the loop on a CPU.
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
-    rate = trapezoid(WARM, HOLD, LAND, FLOOR)
-    # The pictures' stage used the random numbers of the first PICTURES steps.
-    base = _job(nets, averages, data, seed, lambda _: CAPTIONS)
-    return replace(base, optimizers=[optimizer], loss=lambda step: base.loss(PICTURES + step), rate=rate, steps=steps, decay=0.998)
+    rate = trapezoid(course.warm, course.hold, course.land, course.floor)
+    return Job(nets, [optimizer], loss, rate, course.steps, averages, course.decay)
 
 
 def averaged(nets: nn.ModuleDict) -> nn.ModuleDict:

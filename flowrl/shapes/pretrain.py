@@ -1,7 +1,7 @@
 """Trains the embedded models: `python -m flowrl.shapes.pretrain [stage ...] --out DIR`.
 
 Stages run in the order given (all of them by default) and resume from DIR.
-`--assets` is where `pictures`, `flow`, `export`, `clip` and `judge` write what is shipped.
+`--assets` is where `pictures`, `words`, `flow`, `export`, `clip` and `judge` write what is shipped.
 """
 
 import argparse
@@ -14,8 +14,9 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing
 from diffusers import AutoencoderKL
+from torch import nn
 
-from flowrl.shapes import autoencoder, clip, flow, judge_training, record
+from flowrl.shapes import autoencoder, clip, flow, judge_training, record, text
 from flowrl.shapes.export import export
 from flowrl.shapes.loop import Job, run, save_atomically
 from flowrl.shapes.tokenizer import build
@@ -68,12 +69,25 @@ def autoencoder_stage(options: Options) -> None:
     autoencoder.train(options.out, options.steps or 2800, options.seed)
 
 
-def flow_job(options: Options, stage: str) -> Job:
-    """The stage `pictures` or `flow`, with its evaluation and its early exports."""
+def _networks(options: Options, stage: str) -> nn.ModuleDict:
+    """What a stage of the flow model starts from."""
+
+    def state(name: str) -> dict[str, torch.Tensor]:
+        return torch.load(options.out / f"{name}.pt", weights_only=True)["modules"]
+
     nets = flow.networks(options.seed)
-    if stage == "flow":
-        nets.load_state_dict(torch.load(options.out / "pictures.pt", weights_only=True)["modules"])
+    if stage == "words":
+        nets.load_state_dict(state("pictures"))
         flow.fresh_text(nets, options.seed)
+    if stage == "flow":
+        nets.load_state_dict(state("words"))
+        text.listen(nets, state("text"), options.seed)
+    return nets
+
+
+def flow_job(options: Options, stage: str) -> Job:
+    """A stage of the flow model with its evaluation and its early exports."""
+    nets = _networks(options, stage)
     averages = flow.averaged(nets)
     model = load_autoencoder(options.out)
     rows = captions("heldout")
@@ -87,10 +101,8 @@ def flow_job(options: Options, stage: str) -> Job:
         return dict(metrics)
 
     data = load_pool(options.out, options.seed)
-    if stage == "pictures":
-        job = flow.pictures_job(nets, averages, data, options.seed)
-    else:
-        job = flow.job(nets, averages, data, options.steps or flow.STEPS, options.seed)
+    course = flow.COURSES[stage]
+    job = flow.job(nets, averages, data, replace(course, steps=options.steps or course.steps), options.seed)
     return replace(job, watch=watch, watch_every=options.watch_every)
 
 
@@ -114,8 +126,18 @@ def pictures_stage(options: Options) -> None:
     _together(options, "pictures")
 
 
+def words_stage(options: Options) -> None:
+    """Trains `out/words.pt` from `out/pictures.pt`."""
+    _together(options, "words")
+
+
+def text_stage(options: Options) -> None:
+    """Trains `out/text.pt`, the text encoders alone."""
+    text.train(options.out, options.steps or text.STEPS, options.seed)
+
+
 def flow_stage(options: Options) -> None:
-    """Trains `out/flow.pt` from `out/pictures.pt`."""
+    """Trains `out/flow.pt` from `out/words.pt` and `out/text.pt`."""
     _together(options, "flow")
 
 
@@ -129,7 +151,7 @@ def export_stage(options: Options) -> None:
     if path.exists():
         averages.load_state_dict(torch.load(path, weights_only=True)["averages"])
     export(averages, load_autoencoder(options.out), SHIFT, options.assets / "shapes-sd3")
-    if all((options.out / f"{stage}.jsonl").exists() for stage in ("autoencoder", "pictures", "flow", "clip", "judge")):
+    if all((options.out / f"{stage}.jsonl").exists() for stage in ("autoencoder", "pictures", "words", "text", "flow", "clip", "judge")):
         record.write(options.out, options.assets, options.seed)
 
 
@@ -147,6 +169,8 @@ STAGES: dict[str, Callable[[Options], None]] = {
     "tokenizer": tokenizer_stage,
     "autoencoder": autoencoder_stage,
     "pictures": pictures_stage,
+    "words": words_stage,
+    "text": text_stage,
     "flow": flow_stage,
     "clip": clip_stage,
     "judge": judge_stage,
