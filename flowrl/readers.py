@@ -246,4 +246,4 @@ def need(module: str, package: str, why: str) -> Any:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f'{why}, which needs the package {package}; pip install "flowrl[data]"') from error
+        raise ModuleNotFoundError(f'{why}, which needs the package {package}; pip install "flowrl-toolkit[data]"') from error

@@ -40,7 +40,7 @@ def test_the_record_says_a_finished_training_with_room_above(told: dict) -> None
     assert watched[-1]["step"] == told["stages"]["flow"]["steps"]
     late = [w["overall"] for w in watched if w["step"] >= 0.8 * watched[-1]["step"]]
     assert len(late) >= 2 and max(late) - min(late) <= 0.03
-    assert len(told["pictures_first_losses"]) == 200
+    assert len(told["flow_first_losses"]) == 200
 
 
 def test_the_record_says_instruments_above_their_bars(told: dict) -> None:

@@ -294,7 +294,7 @@ def test_a_missing_package_is_a_sentence(module: str, source: str, tmp_path: Pat
     write(tmp_path / "a.parquet", b"")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(ModuleNotFoundError, match=r'which needs the package .*; pip install "flowrl\[data\]"'):
+    with pytest.raises(ModuleNotFoundError, match=r'which needs the package .*; pip install "flowrl-toolkit\[data\]"'):
         read(source)
 
 

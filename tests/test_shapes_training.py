@@ -11,7 +11,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 from transformers import AutoTokenizer
 
-from flowrl.shapes import flow, loop, networks, tokenizer
+from flowrl.shapes import flow, loop, networks, text, tokenizer
 from flowrl.shapes.export import export, pipeline
 from flowrl.shapes.paths import asset
 from flowrl.shapes.pretrain import main
@@ -125,13 +125,13 @@ def test_a_batch_depends_on_seed_and_step_only() -> None:
 
 def test_fresh_text_is_heard_at_unit_scale() -> None:
     nets = flow.networks(SEED, layers=1, width=32)
-    flow.fresh_text(nets, SEED)
+    text.fresh(nets, SEED)
     sequence, pooled = flow.embed(nets, flow.token_ids(["a red circle", "two blue crosses"]))
     for heard in (sequence[:, : tokenizer.LENGTH], pooled):
         assert 0.4 < float(heard.std()) < 2
     assert float((pooled[0] - pooled[1]).std()) > 0.2
     again = flow.networks(SEED, layers=1, width=32)
-    flow.fresh_text(again, SEED)
+    text.fresh(again, SEED)
     assert all(torch.equal(a, b) for a, b in zip(nets.state_dict().values(), again.state_dict().values(), strict=True))
 
 
@@ -168,18 +168,20 @@ def test_a_stage_without_its_input_says_what_to_run(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_first_losses_of_the_shipped_training_come_out_again(tmp_path: Path) -> None:
     record = json.loads(asset("training.json").read_text())
-    wanted = np.array(record["pictures_first_losses"])
+    wanted = np.array(record["flow_first_losses"])
     seed = record["seed"]
     steps = [flow.indices(step, seed) for step in range(len(wanted))]
     used = torch.cat(steps).unique()
     model = AutoencoderKL.from_pretrained(asset("shapes-sd3") / "vae").eval()
     data = flow.pool(model, used.numpy(), seed)
     nets = flow.networks(seed)
+    text.train(tmp_path, record["stages"]["text"]["steps"], seed)
+    text.listen(nets, torch.load(tmp_path / "text.pt", weights_only=True)["modules"], seed)
 
     def loss(step: int) -> Tensor:
-        return flow.velocity_loss(nets, flow.batch(data, torch.searchsorted(used, steps[step]), step, seed, flow.LOOKS))
+        return flow.velocity_loss(nets, flow.batch(data, torch.searchsorted(used, steps[step]), step, seed))
 
-    job = replace(flow.pictures_job(nets, flow.averaged(nets), data, seed), loss=loss, steps=len(wanted))
+    job = replace(flow.job(nets, flow.averaged(nets), data, len(wanted), seed), loss=loss)
     loop.run(job, tmp_path, "flow")
     losses = np.array([json.loads(line)["loss"] for line in (tmp_path / "flow.jsonl").read_text().splitlines()])
     assert losses[0] == pytest.approx(wanted[0], rel=1e-3)
