@@ -202,4 +202,4 @@ def test_the_embedded_model_is_found_without_installing(monkeypatch: pytest.Monk
     with pytest.raises(FileNotFoundError) as caught:
         monkeypatch.setattr(module, "EMBEDDED", "no-such-model")
         clip()
-    assert str(ROOT / "assets" / "no-such-model") in str(caught.value)
+    assert str(Path(str(module.__file__)).resolve().parent.parent / "assets" / "no-such-model") in str(caught.value)

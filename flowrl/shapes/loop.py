@@ -39,7 +39,7 @@ class Job:
     watch_every: int = 1000
 
 
-def trapezoid(warm: int, hold: int, land: int, floor: float) -> Callable[[int], float]:
+def trapezoid(warm: float, hold: float, land: float, floor: float) -> Callable[[int], float]:
     """Rate by step: linear to 1 at `warm`, 1 until `hold`, a cosine to `floor` at `land`, flat from there on."""
 
     def rate(step: int) -> float:

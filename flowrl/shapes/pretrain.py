@@ -1,7 +1,7 @@
 """Trains the embedded models: `python -m flowrl.shapes.pretrain [stage ...] --out DIR`.
 
 Stages run in the order given (all of them by default) and resume from DIR.
-`--assets` is where `pictures`, `words`, `flow`, `export`, `clip` and `judge` write what is shipped.
+`--assets` is where `flow`, `export`, `clip` and `judge` write what is shipped.
 """
 
 import argparse
@@ -14,7 +14,6 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing
 from diffusers import AutoencoderKL
-from torch import nn
 
 from flowrl.shapes import autoencoder, clip, flow, judge_training, record, text
 from flowrl.shapes.export import export
@@ -22,7 +21,7 @@ from flowrl.shapes.loop import Job, run, save_atomically
 from flowrl.shapes.tokenizer import build
 from flowrl.shapes.world import captions
 
-SHIFT = 1.0
+SHIFT = 3.0
 
 
 @dataclass(frozen=True)
@@ -66,28 +65,13 @@ def tokenizer_stage(options: Options) -> None:
 
 def autoencoder_stage(options: Options) -> None:
     """Writes `out/autoencoder`."""
-    autoencoder.train(options.out, options.steps or 2800, options.seed)
+    autoencoder.train(options.out, options.steps or autoencoder.STEPS, options.seed)
 
 
-def _networks(options: Options, stage: str) -> nn.ModuleDict:
-    """What a stage of the flow model starts from."""
-
-    def state(name: str) -> dict[str, torch.Tensor]:
-        return torch.load(options.out / f"{name}.pt", weights_only=True)["modules"]
-
+def flow_job(options: Options) -> Job:
+    """The flow stage with its evaluation and its early exports."""
     nets = flow.networks(options.seed)
-    if stage == "words":
-        nets.load_state_dict(state("pictures"))
-        flow.fresh_text(nets, options.seed)
-    if stage == "flow":
-        nets.load_state_dict(state("words"))
-        text.listen(nets, state("text"), options.seed)
-    return nets
-
-
-def flow_job(options: Options, stage: str) -> Job:
-    """A stage of the flow model with its evaluation and its early exports."""
-    nets = _networks(options, stage)
+    text.listen(nets, torch.load(options.out / "text.pt", weights_only=True)["modules"], options.seed)
     averages = flow.averaged(nets)
     model = load_autoencoder(options.out)
     rows = captions("heldout")
@@ -101,34 +85,16 @@ def flow_job(options: Options, stage: str) -> Job:
         return dict(metrics)
 
     data = load_pool(options.out, options.seed)
-    course = flow.COURSES[stage]
-    job = flow.job(nets, averages, data, replace(course, steps=options.steps or course.steps), options.seed)
+    job = flow.job(nets, averages, data, options.steps or flow.STEPS, options.seed)
     return replace(job, watch=watch, watch_every=options.watch_every)
 
 
-def _process(number: int, options: Options, stage: str) -> None:
-    store = options.out / f"{stage}.store"
+def _process(number: int, options: Options) -> None:
+    store = options.out / "flow.store"
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=number, world_size=options.processes)
-    run(flow_job(options, stage), options.out, stage)
+    run(flow_job(options), options.out, "flow")
     dist.destroy_process_group()
-
-
-def _together(options: Options, stage: str) -> None:
-    """One process a core, one thread each: on a shared machine threads wait at every operation, processes once a step."""
-    load_pool(options.out, options.seed)
-    (options.out / f"{stage}.store").unlink(missing_ok=True)
-    torch.multiprocessing.spawn(_process, (options, stage), nprocs=options.processes)
-
-
-def pictures_stage(options: Options) -> None:
-    """Trains `out/pictures.pt`."""
-    _together(options, "pictures")
-
-
-def words_stage(options: Options) -> None:
-    """Trains `out/words.pt` from `out/pictures.pt`."""
-    _together(options, "words")
 
 
 def text_stage(options: Options) -> None:
@@ -137,8 +103,13 @@ def text_stage(options: Options) -> None:
 
 
 def flow_stage(options: Options) -> None:
-    """Trains `out/flow.pt` from `out/words.pt` and `out/text.pt`."""
-    _together(options, "flow")
+    """Trains `out/flow.pt` from `out/text.pt`; exports early versions of the pipeline on the way.
+
+    One process a core, one thread each: on a shared machine threads wait for each other at every operation, processes once a step.
+    """
+    load_pool(options.out, options.seed)
+    (options.out / "flow.store").unlink(missing_ok=True)
+    torch.multiprocessing.spawn(_process, (options,), nprocs=options.processes)
 
 
 def export_stage(options: Options) -> None:
@@ -151,7 +122,7 @@ def export_stage(options: Options) -> None:
     if path.exists():
         averages.load_state_dict(torch.load(path, weights_only=True)["averages"])
     export(averages, load_autoencoder(options.out), SHIFT, options.assets / "shapes-sd3")
-    if all((options.out / f"{stage}.jsonl").exists() for stage in ("autoencoder", "pictures", "words", "text", "flow", "clip", "judge")):
+    if all((options.out / f"{stage}.jsonl").exists() for stage in ("autoencoder", "text", "flow", "clip", "judge")):
         record.write(options.out, options.assets, options.seed)
 
 
@@ -168,8 +139,6 @@ def judge_stage(options: Options) -> None:
 STAGES: dict[str, Callable[[Options], None]] = {
     "tokenizer": tokenizer_stage,
     "autoencoder": autoencoder_stage,
-    "pictures": pictures_stage,
-    "words": words_stage,
     "text": text_stage,
     "flow": flow_stage,
     "clip": clip_stage,

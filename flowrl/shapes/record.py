@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from flowrl.shapes import autoencoder, clip, flow, judge_training, measure, protocol, verify
+from flowrl.shapes import autoencoder, clip, flow, judge_training, measure, protocol, text, verify
 from flowrl.shapes.judge import judge
 from flowrl.shapes.mislabel import RATES, mislabel
 from flowrl.shapes.render import draw
@@ -109,7 +109,7 @@ def base(assets: Path) -> dict[str, object]:
 
 def write(out: Path, assets: Path, seed: int) -> None:
     """Writes `assets/training.json` from the logs in `out` and the models in `assets`."""
-    losses = _log(out, "pictures")[0]
+    losses = _log(out, "flow")[0]
     record: dict[str, object] = {
         "seed": seed,
         "world": world(),
@@ -117,12 +117,12 @@ def write(out: Path, assets: Path, seed: int) -> None:
         "ceiling": ceiling(),
         "stages": {
             "autoencoder": _stage(out, "autoencoder", autoencoder.BATCH, autoencoder.RATE),
-            "pictures": _stage(out, "pictures", flow.BATCH, flow.RATE),
+            "text": _stage(out, "text", text.BATCH, text.RATE),
             "flow": _stage(out, "flow", flow.BATCH, flow.RATE),
             "clip": _stage(out, "clip", clip.BATCH, clip.RATE),
             "judge": _stage(out, "judge", judge_training.BATCH, judge_training.RATE),
         },
-        "pictures_first_losses": [round(value, 6) for value in losses[:FIRST]],
+        "flow_first_losses": [round(value, 6) for value in losses[:FIRST]],
         "base": base(assets),
         "instruments": _instruments(out, seed),
         "weights": weights(assets),

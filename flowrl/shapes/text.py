@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from flowrl.shapes.flow import fresh_text, networks, token_ids
+from flowrl.shapes.flow import networks, token_ids
 from flowrl.shapes.loop import Job, run, warm_cosine
-from flowrl.shapes.networks import TEXT_WIDTH
-from flowrl.shapes.tokenizer import vocabulary
+from flowrl.shapes.networks import TEXT_WIDTH, text_encoder
+from flowrl.shapes.tokenizer import PAD, vocabulary
 from flowrl.shapes.world import COLORS, OPPOSITE, SHAPES, Entry, Row, captions
 
 BATCH = 192
@@ -24,6 +24,31 @@ ANSWERS = (len(SHAPES) + 1, len(COLORS) + 1, len(SHAPES) + 1, len(COLORS) + 1, 5
 # Classes of each answer at a shape's own word: its colour, and whether it is named first or second.
 OWN = (len(COLORS) + 1, 3)
 IGNORE = -100
+
+
+def fresh(nets: nn.ModuleDict, seed: int) -> None:
+    """Draws the text encoders, and the transformer's layers that receive them, anew at unit scale.
+
+    As transformers initialises them the encoders' outputs are 0.02 in size, the receiving layers see their own biases only, and
+    training grows a large part that all tokens have in common: captions were hardly heard.
+    """
+    rng = torch.Generator().manual_seed(seed * 2**33 + 2**36)
+    with torch.no_grad():
+        for name in ("text_encoder", "text_encoder_2"):
+            nets[name] = text_encoder().train()
+            model = nets[name].text_model
+            for table in (model.embeddings.token_embedding.weight, model.embeddings.position_embedding.weight):
+                table.copy_(0.7 * torch.randn(table.shape, generator=rng))
+            model.embeddings.token_embedding.weight[vocabulary()[PAD]] = 0.0
+            for linear in (m for m in nets[name].modules() if isinstance(m, nn.Linear)):
+                linear.weight.copy_(torch.randn(linear.weight.shape, generator=rng) * linear.in_features**-0.5)
+                if linear.bias is not None:
+                    linear.bias.zero_()
+        net = nets["transformer"]
+        embedder = net.time_text_embed.text_embedder
+        for linear in (net.context_embedder, embedder.linear_1, embedder.linear_2):
+            linear.weight.copy_(torch.randn(linear.weight.shape, generator=rng) * linear.in_features**-0.5)
+            linear.bias.zero_()
 
 
 def _look(e: Entry) -> tuple[int, int]:
@@ -63,7 +88,7 @@ def _error(logits: Tensor, wanted: Tensor, sizes: tuple[int, ...]) -> Tensor:
 def train(folder: Path, steps: int, seed: int) -> None:
     """Trains and writes `folder/text.pt`: the state of both encoders and their heads."""
     nets = networks(seed)
-    fresh_text(nets, seed)
+    fresh(nets, seed)
     names = ("text_encoder", "text_encoder_2")
     rows = captions("train")
     ids = token_ids([row["prompt"] for row in rows])
@@ -91,13 +116,14 @@ def listen(nets: nn.ModuleDict, state: dict[str, Tensor], seed: int) -> None:
 
     A receiving layer sees (x - mean) / deviation of each input over the training captions' own tokens.
     """
-    fresh_text(nets, seed)
+    fresh(nets, seed)
     for name in ("text_encoder", "text_encoder_2"):
         prefix = name + "."
         nets[name].load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
     ids = token_ids([row["prompt"] for row in captions("train")[::9]])
     outs = [nets[name](ids, output_hidden_states=True) for name in ("text_encoder", "text_encoder_2")]
-    said = ids > vocabulary()["<pad>"]
+    # Padding has the smallest ids but one.
+    said = ids > vocabulary()[PAD]
     tokens = torch.cat([out.hidden_states[-2] for out in outs], -1)[said]
     pooled = torch.cat([out.text_embeds for out in outs], -1)
     net = nets["transformer"]
