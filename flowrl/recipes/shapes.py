@@ -17,9 +17,7 @@ from flowrl.recipe import (
 
 
 def shapes() -> Recipe:
-    """MixGRPO on the embedded model with the soft verifier as its reward; the strict one and a second judge look at held-out
-    captions.
-    """
+    """MixGRPO on the embedded model with the soft verifier as its reward; the strict one looks at held-out captions."""
     return Recipe(
         method=MethodSpec(
             "mix_grpo", {"law": "flow_sde", "noise": 0.7, "window": 3, "every": 1, "skip_last": 2, "clip": 1e-4, "updates": 1}
@@ -35,8 +33,7 @@ def shapes() -> Recipe:
             images=4,
             steps=20,
             guidance=1.0,
-            rewards=("shapes:strict", "flowrl.shapes.judge:reward"),
-            features="flowrl.shapes.judge:features",
+            rewards=("shapes:strict",),
         ),
         run=RunSpec(name="shapes", iterations=80, minutes=9.5),
     )

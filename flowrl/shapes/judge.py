@@ -26,7 +26,7 @@ BATCH = 128
 
 
 class Reader(nn.Module):
-    """Pictures [N, 3, 64, 64] in [-1, 1] to (densities [N, PAIRS + 1, 16, 16] >= 0, features [N, WIDTH, 16, 16])."""
+    """Pictures [N, 3, 64, 64] in [-1, 1] to (logits of densities [N, PAIRS + 1, 16, 16], features [N, WIDTH, 16, 16])."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class Reader(nn.Module):
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         features = self.trunk(pixels)
-        return nn.functional.softplus(self.head(features)), features
+        return self.head(features), features
 
 
 @lru_cache(maxsize=1)
@@ -58,7 +58,7 @@ def _read(images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.fl
         raise ValueError(f"the judge reads uint8 pictures [N, 64, 64, 3], not {images.dtype} {list(images.shape)}.")
     pixels = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
     parts = [_reader()(part) for part in pixels.split(BATCH)]
-    return torch.cat([p[0] for p in parts]).numpy(), torch.cat([p[1] for p in parts]).numpy()
+    return torch.cat([p[0] for p in parts]).sigmoid().numpy(), torch.cat([p[1] for p in parts]).numpy()
 
 
 def features(images: NDArray[np.uint8]) -> NDArray[np.float32]:
