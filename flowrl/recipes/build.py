@@ -58,9 +58,9 @@ def _near(name: str, known: Mapping[str, Any]) -> str:
 def prompts(spec: DataSpec, given: Any = None) -> tuple[Prompts, Prompts]:
     """(train, held out) of a recipe, or of prompts given as a value."""
     if given is None and spec.prompts == "shapes":
-        from flowrl.shapes import protocol, world
+        from flowrl.shapes import protocol
 
-        return data.read(world.captions("train"), "prompt"), data.read(protocol.rows(), "prompt")
+        return data.read(protocol.training(), "prompt"), data.read(protocol.rows(), "prompt")
     every = data.read(spec.prompts if given is None else given, spec.prompt, spec.image)
     return data.split(every, spec.heldout, spec.prompt, spec.image)
 

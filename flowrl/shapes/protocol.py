@@ -10,13 +10,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from flowrl.shapes.world import Row, captions
+from flowrl.shapes.world import TAGS, Row, captions
 
 IMAGES = 4
 STEPS = 20
 GUIDANCE = 1.0
 CONSTANT = "flowrl shapes protocol 1"
 RESAMPLES = 2000
+EACH = 400
 # Pretraining draws its noise with seeds below 2**40.
 FLOOR = 2**40
 
@@ -26,6 +27,15 @@ Float = NDArray[np.float64]
 def rows() -> list[Row]:
     """The held-out captions, in the protocol's order."""
     return captions("heldout")
+
+
+def training() -> list[Row]:
+    """Training captions for a reward: at most EACH of every task, evenly spaced, since half of all are of one task."""
+    every = captions("train")
+    by_task = {tag: [row for row in every if row["tag"] == tag] for tag in TAGS}
+    return [some[i * len(some) // EACH] for some in by_task.values() for i in range(EACH) if len(some) > EACH] + [
+        row for some in by_task.values() if len(some) <= EACH for row in some
+    ]
 
 
 def seeds() -> NDArray[np.int64]:
