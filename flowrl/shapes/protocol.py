@@ -31,11 +31,12 @@ def rows() -> list[Row]:
 
 def training() -> list[Row]:
     """Training captions for a reward: at most EACH of every task, evenly spaced, since half of all are of one task."""
-    every = captions("train")
-    by_task = {tag: [row for row in every if row["tag"] == tag] for tag in TAGS}
-    return [some[i * len(some) // EACH] for some in by_task.values() for i in range(EACH) if len(some) > EACH] + [
-        row for some in by_task.values() if len(some) <= EACH for row in some
-    ]
+    chosen: list[Row] = []
+    for tag in TAGS:
+        mine = [row for row in captions("train") if row["tag"] == tag]
+        count = min(EACH, len(mine))
+        chosen += [mine[i * len(mine) // count] for i in range(count)]
+    return chosen
 
 
 def seeds() -> NDArray[np.int64]:
