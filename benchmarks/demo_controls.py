@@ -42,7 +42,7 @@ class Shuffled:
     def __call__(self, samples: Samples, state: State) -> tuple[Scores, State]:
         scores, inner = self.reward(samples, state["inner"])
         rows = [
-            torch.randperm(scores.values.shape[1], generator=noise.generator(0, state["calls"], row, 0, "shuffle"))
+            torch.randperm(scores.values.shape[1], generator=noise.generator(0, state["calls"], row, 0, f"shuffle {self.name}"))
             for row in range(len(scores.values))
         ]
         order = torch.stack(rows)
@@ -54,8 +54,8 @@ def run(kind: str, seed: int, out: Path) -> Result:
     if kind == "still":
         settings["optim.lr"] = 0.0
     if kind == "shuffled":
-        name = named("shapes").rewards[0].name
-        return train("shapes", {**settings, "rewards": ()}, rewards={f"shuffled {name}": Shuffled(name)})
+        names = [spec.name for spec in named("shapes").rewards]
+        return train("shapes", {**settings, "rewards": ()}, rewards={f"shuffled {name}": Shuffled(name) for name in names})
     if kind == "pretraining":
         settings |= {
             "policy.model": str(continued(out / f"continued-{seed}", named("shapes").run.minutes or 9.0, seed)),

@@ -21,26 +21,28 @@ from flowrl.witness import Witness
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """What one process walked and decoded. rollout, samples: None where it had nothing to do; local [p]: its prompts among
-    the batch's; cond: their encodings; index [blocks walked]: their places in the list of blocks."""
+class Walk:
+    """What one process walked. rollout: None where it had nothing to do; local [p]: its prompts among the batch's; cond: their
+    encodings; index [blocks walked]: their places in the list of blocks."""
 
     rollout: Rollout | None
-    samples: Samples | None
     local: Tensor
     cond: Cond
     index: Sequence[int]
+
+
+@dataclass(frozen=True)
+class Drawn(Walk):
+    """A walk and its decoded leaves; samples: None where rollout is."""
+
+    samples: Samples | None
     seconds: Mapping[str, float]
 
 
 @dataclass(frozen=True)
-class Collected:
-    """A batch's experience: this process's part as in `Drawn`; outcome: gathered, the same everywhere."""
+class Collected(Walk):
+    """A batch's experience: this process's walk and the outcome of all, gathered, the same everywhere."""
 
-    rollout: Rollout | None
-    local: Tensor
-    cond: Cond
-    index: Sequence[int]
     outcome: Outcome
     seconds: Mapping[str, float]
 
@@ -57,7 +59,7 @@ def walk(
     purpose: str = "rollout",
     witness: Witness | None = None,
     guidance: float | None = None,
-) -> tuple[Rollout | None, Tensor, Cond, list[int]]:
+) -> Walk:
     """Roll out this process's blocks. The prompts it touches are encoded once and numbered 0, 1, ... in Rollout and Cond alike.
 
     slots [P]: the prompts' places in the iteration's list, which key their noise.
@@ -67,7 +69,7 @@ def walk(
     cond = policy.encode([prompts[p] for p in touched] or [prompts[0]], guidance)
     local = torch.tensor(touched, dtype=torch.long)
     if not index:
-        return None, local, cond, index
+        return Walk(None, local, cond, index)
     place = {p: i for i, p in enumerate(touched)}
     own = [torch.stack([torch.tensor([place[int(p)] for p in blocks[i].units[:, 0]]), blocks[i].units[:, 1]], 1) for i in index]
     shape = policy.latent_shape()
@@ -89,7 +91,7 @@ def walk(
         lane=policy.lane,
         device=world.device,
     )
-    return ro, local, cond, index
+    return Walk(ro, local, cond, index)
 
 
 def images(policy: Policy, ro: Rollout) -> tuple[Tensor, Tensor]:
@@ -121,14 +123,15 @@ def draw(
     """
     samples, clock = None, [time.perf_counter()]
     with world.together():
-        ro, local, cond, index = walk(policy, plan, prompts.text, slots, blocks, sizes, source, world, purpose, witness, guidance)
+        it = walk(policy, plan, prompts.text, slots, blocks, sizes, source, world, purpose, witness, guidance)
         clock.append(time.perf_counter())
-        if ro is not None:
-            pixels, owned = images(policy, ro)
-            own = prompts.take(local)
+        if it.rollout is not None:
+            pixels, owned = images(policy, it.rollout)
+            own = prompts.take(it.local)
             samples = Samples(pixels, own.text, own.metadata, owned, torch.zeros(len(plan.leaves), dtype=torch.long))
     clock.append(time.perf_counter())
-    return Drawn(ro, samples, local, cond, index, {"rollout": clock[1] - clock[0], "decode": clock[2] - clock[1]})
+    seconds = {"rollout": clock[1] - clock[0], "decode": clock[2] - clock[1]}
+    return Drawn(it.rollout, it.local, it.cond, it.index, samples, seconds)
 
 
 def scored(

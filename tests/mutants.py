@@ -182,7 +182,14 @@ MUTANTS = (
         "test_methods.py",
     ),
     Mutant("held-out noise of the training kind", "flowrl/heldout.py", 'world, "heldout"', 'world, "rollout"', "test_noise.py"),
-    Mutant("samples from the wrong weights", "flowrl/methods/nft.py", 'sample_from="old", ', "", "test_methods.py"),
+    Mutant("samples from the wrong weights", "flowrl/methods/nft.py", 'sample_from="old",', "", "test_methods.py"),
+    Mutant(
+        "saves the last weights for the average",
+        "flowrl/methods/nft.py",
+        'export="average" if average else "current",',
+        "",
+        "test_methods.py",
+    ),
     # models, export, data, rewards, checkpoint
     Mutant(
         "guidance branches swapped",

@@ -97,6 +97,20 @@ def test_interrupted_and_resumed_is_uninterrupted(name: str) -> None:
     assert all(torch.equal(a, b) for k in one for a, b in zip(one[k], other[k], strict=True))
 
 
+def test_nft_saves_an_average_that_lags_behind_the_weights_it_trains() -> None:
+    of = parts("diffusion_nft")
+    state = session(of)
+    start = [p.detach().clone() for p in state.weights.parameters]
+    for _ in range(3):
+        iterate(of, state)
+    assert of.method.export == "average" and methods.diffusion_nft(average=0.0).export == "current"
+    moved = [(p.detach() - s).norm() for p, s in zip(state.weights.parameters, start, strict=True)]
+    with state.weights.using("average"):
+        lagging = [(p.detach() - s).norm() for p, s in zip(state.weights.parameters, start, strict=True)]
+    # decays 1/10, 2/11, 3/12: after three steps of AdamW the average is behind, but not at the start.
+    assert 0.3 * sum(moved) < sum(lagging) < 0.95 * sum(moved)
+
+
 @pytest.mark.parametrize("name", ["flow_grpo", "diffusion_nft"])
 def test_a_seed_decides_a_run_and_another_gives_another(name: str) -> None:
     found = []

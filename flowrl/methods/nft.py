@@ -21,14 +21,18 @@ def diffusion_nft(
     decay_max: float = 0.5,
     std: Literal["group", "global"] = "global",
     updates: int = 1,
+    average: float = 0.9,
 ) -> Method:
     """DiffusionNFT: data from the "old" policy, which follows old <- d old + (1 - d) current once a rollout, d =
     min(decay_rate it, decay_max).
 
-    draws: noise levels asked for each image.
+    draws: noise levels asked for each image;  average: the decay, once a rollout, of the moving average that is evaluated and
+    saved, min((1 + it) / (10 + it), average); 0 saves the current weights.
 
-    Source: DiffusionNFT (2509.16117), DiffusionNFT@24af555 (beta 1 for GenEval, PickScore and HPS; decay type 1).
-    Differs: Euler instead of its second-order solver; levels are stratified draws from the grid, not all of it permuted.
+    Source: DiffusionNFT (2509.16117), DiffusionNFT@24af555 (beta 1 for GenEval, PickScore and HPS; decay type 1;
+    evaluation by the average).
+    Differs: Euler instead of its second-order solver; levels are stratified draws from the grid, not all of it permuted;
+    the average follows once a rollout, theirs every eight optimizer steps.
     """
 
     def plan_at(iteration: int, sigmas: Tensor, slot: int) -> Plan:
@@ -37,6 +41,14 @@ def diffusion_nft(
     weights = {"old": WeightSet("ema", decay=lambda iteration: min(decay_rate * iteration, decay_max))}
     if kl:
         weights["reference"] = WeightSet("frozen")
+    if average:
+        weights["average"] = WeightSet("ema", decay=lambda iteration: min((1 + iteration) / (10 + iteration), average))
     return Method(
-        plan_at, advantage.Group(std=std), objectives.nft(beta, kl, scale, draws), weights, sample_from="old", updates=updates
+        plan_at,
+        advantage.Group(std=std),
+        objectives.nft(beta, kl, scale, draws),
+        weights,
+        sample_from="old",
+        export="average" if average else "current",
+        updates=updates,
     )

@@ -17,15 +17,17 @@ from flowrl.recipe import (
 
 
 def shapes() -> Recipe:
-    """MixGRPO on the embedded model with the soft verifier as its reward; the strict one looks at held-out captions."""
+    """DiffusionNFT on the embedded model.
+
+    The verifier is the reward on training captions: its strict verdict, plus its soft score for groups without a right picture.
+    Its strict verdict judges held-out captions, and so does a second judge that shares no code with it.
+    """
     return Recipe(
-        method=MethodSpec(
-            "mix_grpo", {"law": "flow_sde", "noise": 0.7, "window": 3, "every": 1, "skip_last": 2, "clip": 1e-4, "updates": 1}
-        ),
+        method=MethodSpec("diffusion_nft", {"draws": 2, "kl": 0.0}),
         policy=PolicySpec(model="shapes", dtype="bfloat16", steps=10, max_sequence_length=16, lora=LoraSpec(rank=32, alpha=64.0)),
-        rewards=(RewardSpec("shapes:soft"),),
+        rewards=(RewardSpec("shapes:strict"), RewardSpec("shapes:soft")),
         data=DataSpec(prompts="shapes"),
-        optim=OptimSpec(lr=3e-4, weight_decay=0.0),
+        optim=OptimSpec(lr=3e-3, weight_decay=0.0),
         sizes=SizesSpec(prompts=8, group=12, slice=32, batch=96),
         evaluate=EvalSpec(
             every=10,
@@ -33,7 +35,8 @@ def shapes() -> Recipe:
             images=4,
             steps=20,
             guidance=1.0,
-            rewards=("shapes:strict",),
+            rewards=("shapes:strict", "flowrl.shapes.judge:reward"),
+            features="flowrl.shapes.judge:features",
         ),
-        run=RunSpec(name="shapes", iterations=80, minutes=9.5),
+        run=RunSpec(name="shapes", iterations=400, minutes=8.0),
     )

@@ -6,18 +6,33 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from flowrl.shapes.render import SIZE, Scene, paint, scene
-from flowrl.shapes.world import COLORS, SHAPES, Row, entry
+from flowrl.shapes.render import BACKGROUND, JITTER, PALETTE, SIZE, Box, Scene, cover, paint, scene
+from flowrl.shapes.world import COLORS, SHAPES, Row
+
+GAP = 2.0  # least pixels between two bounding boxes
+BORDER = 2.0  # least pixels between a bounding box and the edge of the picture
 
 
 def crowd(rng: np.random.Generator, most: int = 5) -> Scene:
-    """A scene of 1 to `most` objects of any shapes and colours; sometimes all alike, as in counting."""
+    """A scene of 1 to `most` objects of any shapes and colours, anywhere; sometimes all alike, as in counting."""
     n = int(rng.integers(1, most + 1))
     kinds = [(SHAPES[rng.integers(len(SHAPES))], COLORS[rng.integers(len(COLORS))]) for _ in range(n)]
     if rng.random() < 0.4:
         kinds = kinds[:1] * n
-    include = [entry(shape, 1, color) for shape, color in kinds]
-    return scene({"tag": "counting", "include": include, "prompt": ""}, rng)
+    names, colors = zip(*kinds, strict=True)
+    rgb = [np.array(PALETTE[color]) + rng.uniform(-JITTER, JITTER, 3) for color in colors]
+    boxes = scattered(rng.uniform(13.0, 17.0, n), rng)
+    return Scene(float(rng.uniform(*BACKGROUND)), names, boxes, colors, tuple((float(r), float(g), float(b)) for r, g, b in rgb))
+
+
+def scattered(sizes: NDArray[np.float64], rng: np.random.Generator) -> tuple[Box, ...]:
+    """Boxes of these sizes anywhere in the picture, GAP apart at least."""
+    while True:
+        room = SIZE / 2 - BORDER - sizes[:, None] / 2
+        at = SIZE / 2 + rng.uniform(-1, 1, (len(sizes), 2)) * room
+        apart = np.abs(at[:, None] - at).max(-1) - (sizes[:, None] + sizes) / 2
+        if (apart[np.triu_indices(len(sizes), 1)] >= GAP).all():
+            return tuple((float(x), float(y), float(size)) for (x, y), size in zip(at, sizes, strict=True))
 
 
 def anywhere(it: Scene, rng: np.random.Generator) -> Scene:
@@ -44,14 +59,32 @@ def degrade(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.ui
     return np.clip(np.rint(out), 0, 255).astype(np.uint8)
 
 
-def stretched(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
-    """The picture squeezed along one axis by 0.4 to 0.6 and centred: its objects are no shapes of the world any more."""
-    ratio = rng.uniform(0.4, 0.6)
-    matrix = np.diag((1 / ratio, 1.0) if rng.random() < 0.5 else (1.0, 1 / ratio))
-    offset = SIZE / 2 - matrix @ np.array([SIZE / 2, SIZE / 2])
-    fill = float(image[0, 0, 0])
-    layers = [ndimage.affine_transform(image[..., c].astype(float), matrix, offset, order=1, cval=fill) for c in range(3)]
-    return np.clip(np.rint(np.stack(layers, -1)), 0, 255).astype(np.uint8)
+def cells(rng: np.random.Generator, other: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """A picture of objects in any cells of the renderer's grid, and what stands in each cell [4, 4].
+
+    Classes are shape-major pairs of shape and colour, other - 1 for an empty cell, `other` for something that is no shape of the
+    world: a small speck, two shapes in one or a colour between two.
+    """
+    table = np.full((4, 4), other - 1)
+    canvas = np.full((SIZE, SIZE, 3), rng.uniform(*BACKGROUND))
+    for place in np.argwhere(rng.random((4, 4)) < rng.uniform(0.05, 0.4)):
+        shape, color = int(rng.integers(len(SHAPES))), int(rng.integers(len(COLORS)))
+        rgb = np.array(PALETTE[COLORS[color]]) + rng.uniform(-2, 2, 3) * JITTER
+        y, x = 16 * (place + 0.5) + rng.uniform(-1, 1, 2)
+        size, names = rng.uniform(13.5, 16), [SHAPES[shape]]
+        table[tuple(place)] = shape * len(COLORS) + color
+        if rng.random() < 0.12:
+            table[tuple(place)] = other
+            match rng.integers(3):
+                case 0:
+                    size = rng.uniform(3, 8)
+                case 1:
+                    names = ["cross", "triangle"]
+                case _:
+                    rgb = (rgb + np.array(PALETTE[COLORS[(color + 1 + int(rng.integers(5))) % 6]])) / 2
+        for name in names:
+            cover(canvas, name, (float(x), float(y), float(size)), rgb)
+    return np.clip(np.rint(canvas), 0, 255).astype(np.uint8), table
 
 
 def varied(row: Row, rng: np.random.Generator) -> NDArray[np.uint8]:

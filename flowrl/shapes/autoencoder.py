@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from flowrl.shapes import verify
+from flowrl.shapes.augment import crowd
 from flowrl.shapes.loop import Job, run, warm_cosine
 from flowrl.shapes.networks import autoencoder
-from flowrl.shapes.render import draw
+from flowrl.shapes.render import draw, paint
 from flowrl.shapes.world import TAGS, Row, captions
 
 BATCH = 16
@@ -21,8 +22,10 @@ KL = 1e-6
 ALIGN = 2.0  # weight of the latents' prescribed meaning
 NOISE = 0.12  # greatest standard deviation of the noise a decoder must bear, before scaling
 WHITE = 0.82  # about the background, in [-1, 1]
-STEPS = 1800
+STEPS = 4000
+PIXELS = 8  # of a latent's side
 POOL = 6000  # pictures that are drawn once and trained on
+CROWDS = 1500  # of them show objects of any kinds anywhere: a generator does not keep to the world's layouts
 
 
 def to_tensor(images: NDArray[np.uint8]) -> Tensor:
@@ -50,13 +53,13 @@ def reconstruction_loss(decoded: Tensor, pixels: Tensor) -> Tensor:
 
 
 def meaning(pixels: Tensor) -> Tensor:
-    """What the latents of pictures [N, 3, 64, 64] stand for: means over 4 x 4 pixels of red, green, blue and of their range.
+    """What the latents of pictures [N, 3, 64, 64] stand for: means over 8 x 8 pixels of red, green, blue and of their range.
 
     Left to itself the encoder lines the six colours up on one axis, green and cyan closer than the noise of a flow model; in these
     coordinates they are all far apart, and so is every colour from the background, which lies near 0.
     """
     parts = torch.cat([pixels - WHITE, pixels.amax(1, keepdim=True) - pixels.amin(1, keepdim=True)], 1)
-    return nn.functional.avg_pool2d(parts, 4)
+    return nn.functional.avg_pool2d(parts, PIXELS)
 
 
 def _loss(model: AutoencoderKL, pool: Tensor, seed: int) -> Callable[[int], Tensor]:
@@ -76,7 +79,7 @@ def _loss(model: AutoencoderKL, pool: Tensor, seed: int) -> Callable[[int], Tens
 
 @torch.no_grad()
 def encode(model: AutoencoderKL, images: NDArray[np.uint8]) -> Tensor:
-    """Latents the flow model lives in: (mean of the posterior - shift) * scale, [N, 4, 16, 16] float32."""
+    """Latents the flow model lives in: (mean of the posterior - shift) * scale, [N, 4, 8, 8] float32."""
     parts = [model.encode(to_tensor(images[i : i + 250])).latent_dist.mean for i in range(0, len(images), 250)]
     return (torch.cat(parts) - (model.config.shift_factor or 0.0)) * model.config.scaling_factor
 
@@ -103,8 +106,9 @@ def train(folder: Path, steps: int, seed: int) -> Path:
     """Trains and writes `folder/autoencoder` (diffusers layout, float32 numbers that half precision holds exactly)."""
     torch.manual_seed(seed)
     model = autoencoder()
-    images, _ = draw(balanced(captions("train"), POOL, seed), seed)
-    pool = to_tensor(images)
+    images, _ = draw(balanced(captions("train"), POOL - CROWDS, seed), seed)
+    crowds = np.stack([paint(crowd(np.random.default_rng((seed, 4, i)))) for i in range(CROWDS)])
+    pool = to_tensor(np.concatenate([images, crowds]))
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.9, 0.98), weight_decay=1e-4)
     job = Job(
         modules=nn.ModuleDict({"autoencoder": model}),

@@ -21,7 +21,7 @@ def load(folder: Path) -> StableDiffusion3Pipeline:
 
 
 def noise(seeds: Sequence[int]) -> torch.Tensor:
-    """Initial latents [N, 4, 16, 16], each from its own seed."""
+    """Initial latents [N, 4, 8, 8], each from its own seed."""
     return torch.stack([torch.randn(LATENT, generator=torch.Generator().manual_seed(int(seed))) for seed in seeds])
 
 

@@ -128,12 +128,14 @@ def export_stage(options: Options) -> None:
 
 def clip_stage(options: Options) -> None:
     """Writes `assets/shapes-clip`."""
-    clip.train(options.out, options.assets, options.steps or 900, options.seed)
+    clip.train(options.out, options.assets, options.steps or 600, options.seed)
 
 
 def judge_stage(options: Options) -> None:
     """Writes `assets/shapes-judge`."""
-    judge_training.train(options.out, options.assets, load_autoencoder(options.out), options.steps or 1500, options.seed)
+    judge_training.train(
+        options.out, options.assets, load_autoencoder(options.out), options.steps or judge_training.STEPS, options.seed
+    )
 
 
 STAGES: dict[str, Callable[[Options], None]] = {
@@ -155,7 +157,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--assets", type=Path, required=True, help="folder that the shipped models are written to")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, help="of every stage that trains, instead of the stage's own number")
-    parser.add_argument("--watch-every", type=int, default=1000, help="steps of `flow` between evaluations")
+    parser.add_argument("--watch-every", type=int, default=500, help="steps of `flow` between evaluations")
     parser.add_argument("--export-every", type=int, default=2000, help="steps of `flow` between early exports")
     parser.add_argument("--processes", type=int, default=2, help="that train `flow` together, one thread each")
     given = parser.parse_args(arguments)

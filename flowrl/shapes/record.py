@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from flowrl import evaluate
 from flowrl.shapes import autoencoder, clip, flow, judge_training, measure, protocol, text, verify
 from flowrl.shapes.judge import judge
 from flowrl.shapes.mislabel import RATES, mislabel
@@ -100,9 +101,10 @@ def base(assets: Path) -> dict[str, object]:
     rows, seeds = protocol.rows(), protocol.seeds()
     scores = measure.strict(pipe, rows, seeds)
     long = measure.strict(pipe, rows, seeds[:, :1], tokens=256)
-    result = protocol.accuracy(scores, [row["tag"] for row in rows])
+    result = evaluate.summarise(scores, [row["tag"] for row in rows])
+    found = {"overall": result, **result["tasks"]}
     return {
-        "strict": {name: [round(v, 4) for v in (it.mean, it.low, it.high)] for name, it in result.items()},
+        "strict": {name: [round(it[k], 4) for k in ("score", "low", "high")] for name, it in found.items()},
         "first_picture": {"16 tokens": round(float(scores[:, :1].mean()), 4), "256 tokens": round(float(long.mean()), 4)},
     }
 

@@ -23,8 +23,16 @@ PALETTE: dict[str, tuple[int, int, int]] = {
 }
 BACKGROUND = (232.0, 248.0)
 ARM = 0.36  # width of a cross's arm over its size
-GAP = 4.0  # pixels between two bounding boxes
-BORDER = 2.0  # pixels between a bounding box and the edge of the picture
+EXTENT = 15.0  # of an object in pixels
+CELL = 16  # objects stand in cells of this size, at most SHAKE pixels off their centres
+SHAKE = 0.5
+# The cells, as (column, row), by the number of objects: 0 to 3 from the left and the top.
+LAYOUTS: dict[int, tuple[tuple[int, int], ...]] = {
+    1: ((1, 1),),
+    2: ((0, 1), (3, 1)),
+    3: ((1, 0), (0, 3), (3, 3)),
+    4: ((0, 0), (3, 0), (0, 3), (3, 3)),
+}
 JITTER = 6.0  # half width of a colour's variation, of 255
 
 Image = NDArray[np.uint8]
@@ -34,14 +42,14 @@ Box = tuple[float, float, float]  # centre x, centre y, size
 def outline(name: str, x: NDArray[np.float64], y: NDArray[np.float64], size: float) -> NDArray[np.float64]:
     """Signed distance (negative inside) of points (x right, y down, from the centre of the box) to a shape of this size.
 
-    All shapes fill a `size` x `size` box, except that the triangle (point up) and the square are a little smaller.
+    All shapes fill a `size` x `size` box; the triangle points up.
     """
     half = size / 2
     match name:
         case "circle":
             return np.hypot(x, y) - half
         case "square":
-            return np.maximum(np.abs(x), np.abs(y)) - 0.9 * half
+            return np.maximum(np.abs(x), np.abs(y)) - half
         case "cross":
             across = np.maximum(np.abs(x) - half, np.abs(y) - ARM * half)
             return np.minimum(across, np.maximum(np.abs(y) - half, np.abs(x) - ARM * half))
@@ -51,46 +59,36 @@ def outline(name: str, x: NDArray[np.float64], y: NDArray[np.float64], size: flo
             return np.maximum(side, y - half)
 
 
-def _sizes(total: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    low, high = (16.0, 20.0) if total <= 2 else (14.0, 17.0) if total == 3 else (13.0, 15.5)
-    return rng.uniform(low, high, total)
+def _centres(total: int, relation: str | None, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Centres [total, 2] of the objects: the layout of their number, each object a little off the middle of its cell.
 
+    Two stand side by side in either order, or the second stands in `relation` to the first; three make a triangle, four a square.
 
-def _place(sizes: NDArray[np.float64], relation: str | None, rng: np.random.Generator) -> list[Box]:
-    """Boxes clearly apart; of two, the second stands in `relation` to the first.
-
-    A relation's axis dominates: the offset along it is at least 1.25 times the offset across.
+    Raises: ValueError for any other number.
     """
-    while True:
-        boxes: list[Box] = []
-        for size in sizes:
-            room = SIZE / 2 - BORDER - size / 2
-            x, y = SIZE / 2 + rng.uniform(-room, room, 2)
-            apart = (max(abs(x - a), abs(y - b)) >= (size + c) / 2 + GAP for a, b, c in boxes)
-            if not all(apart):
-                break
-            boxes.append((float(x), float(y), float(size)))
-        if len(boxes) == len(sizes) and (relation is None or _related(boxes, relation)):
-            return boxes
+    if total not in LAYOUTS:
+        raise ValueError(f"a picture of {total} objects: the renderer draws one to four.")
+    cells = np.array(LAYOUTS[total])
+    if total == 2:
+        relation = relation or ("left of", "right of")[rng.integers(2)]
+        if relation in ("left of", "above"):
+            cells = cells[::-1]
+        if relation in ("above", "below"):
+            cells = cells[:, ::-1]
+    return CELL * (cells + 0.5) + rng.uniform(-SHAKE, SHAKE, (total, 2))
 
 
-def _related(boxes: Sequence[Box], relation: str) -> bool:
-    dx, dy = boxes[1][0] - boxes[0][0], boxes[1][1] - boxes[0][1]
-    along, across = (dx, dy) if relation in ("left of", "right of") else (dy, dx)
-    sign = -1 if relation in ("left of", "above") else 1
-    return sign * along >= 1.25 * abs(across)
-
-
-def _cover(canvas: NDArray[np.float64], name: str, box: Box, color: NDArray[np.float64]) -> None:
+def cover(canvas: NDArray[np.float64], name: str, box: Box, color: NDArray[np.float64]) -> None:
+    """Paints a shape of this RGB colour onto a canvas [64, 64, 3]."""
     x, y, size = box
     reach = size / 2 + 1
     left, right = max(int(x - reach), 0), min(int(x + reach) + 2, SIZE)
     top, bottom = max(int(y - reach), 0), min(int(y + reach) + 2, SIZE)
     px = np.arange(left, right)[None, :] + 0.5 - x
     py = np.arange(top, bottom)[:, None] + 0.5 - y
-    cover = np.clip(0.5 - outline(name, px, py, size), 0, 1)[..., None]
+    share = np.clip(0.5 - outline(name, px, py, size), 0, 1)[..., None]
     patch = canvas[top:bottom, left:right]
-    patch += cover * (color - patch)
+    patch += share * (color - patch)
 
 
 @dataclass(frozen=True)
@@ -115,7 +113,7 @@ def scene(row: Row, rng: np.random.Generator) -> Scene:
     colors = tuple(c for e, c in zip(include, chosen, strict=True) for _ in range(e["count"]))
     relation = next((cast(str, e["position"][0]) for e in include if "position" in e), None)
     background = float(rng.uniform(*BACKGROUND))
-    boxes = _place(_sizes(len(names), rng), relation, rng)
+    boxes = [(float(x), float(y), EXTENT) for x, y in _centres(len(names), relation, rng)]
     rgb = [np.array(PALETTE[color]) + rng.uniform(-JITTER, JITTER, 3) for color in colors]
     return Scene(background, names, tuple(boxes), colors, tuple((float(r), float(g), float(b)) for r, g, b in rgb))
 
@@ -124,7 +122,7 @@ def paint(it: Scene) -> Image:
     """The picture [64, 64, 3] of a scene."""
     canvas = np.full((SIZE, SIZE, 3), it.background)
     for name, box, color in zip(it.names, it.boxes, it.rgb, strict=True):
-        _cover(canvas, name, box, np.array(color))
+        cover(canvas, name, box, np.array(color))
     return np.clip(np.rint(canvas), 0, 255).astype(np.uint8)
 
 

@@ -50,9 +50,7 @@ class Found:
 def _outlines() -> Bool:
     """The shapes on CELL x CELL points of their own bounding box: [shape, CELL, CELL]."""
     at = (np.arange(CELL) + 0.5) / CELL - 0.5
-    # The square fills 0.9 of its box.
-    extent = {"square": 0.9}
-    return np.stack([outline(s, *np.meshgrid(at * extent.get(s, 1.0), at * extent.get(s, 1.0)), 1.0) < 0 for s in SHAPES])
+    return np.stack([outline(s, *np.meshgrid(at, at), 1.0) < 0 for s in SHAPES])
 
 
 def _foreground(images: NDArray[np.uint8]) -> Bool:
