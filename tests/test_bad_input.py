@@ -160,7 +160,9 @@ def test_checkpoints_that_are_all_damaged_and_another_model(tmp_path: Path) -> N
         FileNotFoundError, match=r"No checkpoint in .* is whole \(000001: .*\): start the run again in another folder"
     ):
         train(resume=folder)
-    with pytest.raises(ValueError, match=r"the checkpoint holds weight sets \['current'\], this method needs \['current', 'old'\]"):
+    with pytest.raises(
+        ValueError, match=r"the checkpoint holds weight sets \['current'\], this method needs \['average', 'current', 'old'\]"
+    ):
         train(resume=kept, overrides={"method.name": "diffusion_nft", "method.args": {}})
 
 
