@@ -197,8 +197,10 @@ def test_metrics_with_gaps_are_drawn_as_far_as_they_go(tmp_path: Path) -> None:
     folder.log({"iteration": 0, "reward/mean": 0.5, "reward/std": None, "kl/mean": float("nan")})
     found = page(folder)
     assert "Reward in training" in found.text
-    assert "Not logged, so not drawn: heldout/score, kl/mean, clip/fraction" in found.text
-    folder.log({"iteration": 1, "reward/mean": None})
+    # a method without a ratio logs neither of its metrics; one of them alone is a gap
+    assert "Not logged, so not drawn: heldout/score, kl/mean, grad/norm, reward/zero_variance" in found.text
+    folder.log({"iteration": 1, "reward/mean": None, "clip/fraction": 0.1})
+    assert "kl/mean, grad/norm, ratio/first_max_abs, reward" in page(folder).text
     folder.log({"iteration": 2, "reward/mean": 0.7, "reward/std": 0.1, "heldout/score": 0.2})
     assert "Held-out score" in page(folder).text
 

@@ -6,6 +6,9 @@ from flowrl.report import chart
 from flowrl.report.chart import Level, Series
 from flowrl.report.data import STAGES, Run, score
 
+RATIO = ("clip/fraction", "ratio/first_max_abs")
+"""What a method without a ratio logs none of; nothing is missing then."""
+
 
 def curves(run: Run) -> tuple[str, list[str]]:
     """The charts, and the metrics that were not logged."""
@@ -40,7 +43,7 @@ def curves(run: Run) -> tuple[str, list[str]]:
         x, y = run.series(key)
         if x:
             charts.append(chart.lines(title, unit, [Series(key, x, y)], floor=0.0, note=note))
-        else:
+        elif key not in RATIO or any(run.series(other)[0] for other in RATIO):
             absent.append(key)
     if any((lost := run.series("reward/invalid"))[1]):
         charts.append(
