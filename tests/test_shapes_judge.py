@@ -13,11 +13,6 @@ from flowrl.shapes.world import OPPOSITE, TAGS, Row, captions, entry
 
 HELD = captions("heldout")
 
-pytestmark = pytest.mark.skipif(
-    not (Path(__file__).parents[1] / "assets" / "shapes-judge" / "model.safetensors").exists(),
-    reason="the judge is not trained yet",
-)
-
 
 def row(*include) -> Row:
     return {"tag": "two_object", "include": list(include), "prompt": "unread"}

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from flowrl.shapes.render import BACKGROUND, JITTER, PALETTE, SIZE, Box, Scene, cover, paint, scene
+from flowrl.shapes.render import BACKGROUND, CELL, PALETTE, SIZE, Box, Scene, cover, paint, scene, tint
 from flowrl.shapes.world import COLORS, SHAPES, Row
 
 GAP = 2.0  # least pixels between two bounding boxes
@@ -20,7 +20,7 @@ def crowd(rng: np.random.Generator, most: int = 5) -> Scene:
     if rng.random() < 0.4:
         kinds = kinds[:1] * n
     names, colors = zip(*kinds, strict=True)
-    rgb = [np.array(PALETTE[color]) + rng.uniform(-JITTER, JITTER, 3) for color in colors]
+    rgb = [tint(color, rng) for color in colors]
     boxes = scattered(rng.uniform(13.0, 17.0, n), rng)
     return Scene(float(rng.uniform(*BACKGROUND)), names, boxes, colors, tuple((float(r), float(g), float(b)) for r, g, b in rgb))
 
@@ -69,8 +69,8 @@ def cells(rng: np.random.Generator, other: int) -> tuple[NDArray[np.uint8], NDAr
     canvas = np.full((SIZE, SIZE, 3), rng.uniform(*BACKGROUND))
     for place in np.argwhere(rng.random((4, 4)) < rng.uniform(0.05, 0.4)):
         shape, color = int(rng.integers(len(SHAPES))), int(rng.integers(len(COLORS)))
-        rgb = np.array(PALETTE[COLORS[color]]) + rng.uniform(-2, 2, 3) * JITTER
-        y, x = 16 * (place + 0.5) + rng.uniform(-1, 1, 2)
+        rgb = tint(COLORS[color], rng, 2.0)
+        y, x = CELL * (place + 0.5) + rng.uniform(-1, 1, 2)
         size, names = rng.uniform(13.5, 16), [SHAPES[shape]]
         table[tuple(place)] = shape * len(COLORS) + color
         if rng.random() < 0.12:
@@ -81,7 +81,7 @@ def cells(rng: np.random.Generator, other: int) -> tuple[NDArray[np.uint8], NDAr
                 case 1:
                     names = ["cross", "triangle"]
                 case _:
-                    rgb = (rgb + np.array(PALETTE[COLORS[(color + 1 + int(rng.integers(5))) % 6]])) / 2
+                    rgb = (rgb + np.array(PALETTE[COLORS[(color + 1 + int(rng.integers(len(COLORS) - 1))) % len(COLORS)]])) / 2
         for name in names:
             cover(canvas, name, (float(x), float(y), float(size)), rgb)
     return np.clip(np.rint(canvas), 0, 255).astype(np.uint8), table

@@ -73,8 +73,7 @@ def transformer(layers: int = LAYERS, width: int = WIDTH) -> SD3Transformer2DMod
     """The velocity network: 16 image tokens (patches of 2 x 2 latents) and the text's, 2.3 M parameters at the defaults.
 
     Its text width is the sum of the two encoders', so the pipeline pads nothing. A token is a cell of the renderer's grid: what an
-    object looks like is one token's affair, only what goes where is between tokens, and a token's 16 numbers are few beside the
-    width. With tokens of 8 pixels, or of 64 numbers, the same model needed many times the pictures.
+    object looks like is one token's affair, only what goes where is between tokens.
     Every modulation and the last layer start at zero (adaLN-Zero), which diffusers leaves to whoever trains from scratch.
 
     Source: DiT (2212.09748), section 3.2.

@@ -78,6 +78,11 @@ def _centres(total: int, relation: str | None, rng: np.random.Generator) -> NDAr
     return CELL * (cells + 0.5) + rng.uniform(-SHAKE, SHAKE, (total, 2))
 
 
+def tint(color: str, rng: np.random.Generator, spread: float = 1.0) -> NDArray[np.float64]:
+    """An RGB colour within `spread` JITTER of the palette's."""
+    return np.array(PALETTE[color]) + rng.uniform(-spread * JITTER, spread * JITTER, 3)
+
+
 def cover(canvas: NDArray[np.float64], name: str, box: Box, color: NDArray[np.float64]) -> None:
     """Paints a shape of this RGB colour onto a canvas [64, 64, 3]."""
     x, y, size = box
@@ -114,7 +119,7 @@ def scene(row: Row, rng: np.random.Generator) -> Scene:
     relation = next((cast(str, e["position"][0]) for e in include if "position" in e), None)
     background = float(rng.uniform(*BACKGROUND))
     boxes = [(float(x), float(y), EXTENT) for x, y in _centres(len(names), relation, rng)]
-    rgb = [np.array(PALETTE[color]) + rng.uniform(-JITTER, JITTER, 3) for color in colors]
+    rgb = [tint(color, rng) for color in colors]
     return Scene(background, names, tuple(boxes), colors, tuple((float(r), float(g), float(b)) for r, g, b in rgb))
 
 
