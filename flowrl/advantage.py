@@ -5,6 +5,7 @@ Statistics are taken in float64; what is invalid takes no part in them and gets 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -56,17 +57,106 @@ def center(r: Tensor, valid: Tensor | None = None) -> Tensor:
     return torch.where(valid, r.double() - _moments(r.double(), valid, (1,), 0)[0], 0).float()
 
 
-def node_rewards(plan: Plan, r: Tensor, valid: Tensor | None = None) -> Tensor:
-    """Rewards of leaves [P, L] -> rewards of nodes [P, n]: the mean over valid leaves below; NaN where there is none."""
+def node_rewards(
+    plan: Plan,
+    r: Tensor,
+    valid: Tensor | None = None,
+    fusion: Literal["mean", "softmax"] = "mean",
+    log_prob: Tensor | None = None,
+    temperature: float = 1.0,
+) -> Tensor:
+    """Rewards of leaves [P, L] -> rewards of nodes [P, n], float64; NaN where no leaf below is valid.
+
+    mean: over the valid leaves below.  softmax: level by level, children weighed by softmax(log_prob / temperature) of their edges;
+    log_prob [P, e] of the recorded edges, quiet edges count as 0.
+
+    Raises: ValueError for fusion "softmax" without log_prob, or an unknown fusion.
+    Source: BranchGRPO (2509.06040), BranchGRPO@19fbb9f `compute_node_rewards_from_leaves`. log_prob is a mean over latent dims.
+    """
     valid = torch.isfinite(r) if valid is None else valid & torch.isfinite(r)
-    total = torch.zeros(len(r), len(plan.parent), dtype=torch.float64)
-    count = torch.zeros_like(total)
+    weight = torch.ones(len(r), len(plan.parent), dtype=torch.float64)
+    if fusion == "softmax":
+        if log_prob is None:
+            raise ValueError('node_rewards(fusion="softmax") weighs children by the densities of their edges; give log_prob [P, e]')
+        logits = torch.zeros_like(weight)
+        logits[:, plan.edges] = log_prob.double() / temperature
+        # shifted by the largest sibling, as a softmax is; which shift is without consequence
+        inner = plan.parent >= 0
+        top = torch.full_like(weight, -torch.inf).index_reduce_(1, plan.parent[inner], logits[:, inner], "amax")
+        weight[:, inner] = (logits[:, inner] - top[:, plan.parent[inner]]).exp()
+    elif fusion != "mean":
+        raise ValueError(f'fusion {fusion!r} of node rewards is unknown; use "mean" or "softmax"')
+    total = torch.zeros_like(weight)
+    count = torch.zeros_like(weight)
     total[:, plan.leaves], count[:, plan.leaves] = torch.where(valid, r.double(), 0), valid.double()
     for depth in range(len(plan.waves), 0, -1):
         nodes = plan.waves[depth - 1]
-        total.index_add_(1, plan.parent[nodes], total[:, nodes])
-        count.index_add_(1, plan.parent[nodes], count[:, nodes])
+        if fusion == "softmax":
+            # a node counts once for its parent, however many leaves it has
+            known = count[:, nodes] > 0
+            total[:, nodes] = torch.where(known, total[:, nodes] / count[:, nodes], 0)
+            count[:, nodes] = known.double()
+        total.index_add_(1, plan.parent[nodes], total[:, nodes] * weight[:, nodes])
+        count.index_add_(1, plan.parent[nodes], count[:, nodes] * weight[:, nodes])
     return total / count
+
+
+def granular(plan: Plan, r: Tensor, valid: Tensor | None = None, ddof: int = 1, eps: float = 1e-8) -> Tensor:
+    """Advantages of the noisy edges of a comb with several strides: z-scored among the teeth of one step for every stride alone,
+    then summed over strides. r [P, L] -> float32 [P, n], 0 at quiet nodes; NaN where a tooth has no valid leaf.
+
+    Raises: ValueError for a plan without the labels of `comb(strides=...)`.
+    Source: G2RPO (2510.01982), multi-granularity advantage integration; Granular-GRPO@04ee954.
+    """
+    if plan.label is None:
+        raise ValueError("granular() needs a comb with several strides, whose nodes are labelled by them; this plan has no labels")
+    valid = torch.isfinite(r) if valid is None else valid & torch.isfinite(r)
+    ids, label = peers(plan), plan.label
+    out = torch.zeros(len(r), len(plan.parent))
+    for bit in range(int(label.max()).bit_length()):
+        passes = (label >> bit & 1).bool()
+        nodes = node_rewards(plan, r, valid & passes[plan.leaves])
+        for which in ids[plan.edges].unique():
+            mine = (ids == which).nonzero().flatten()
+            known = torch.isfinite(nodes[:, mine])
+            out[:, mine] += torch.where(known, zscore(nodes[:, mine], known, ddof, eps), torch.nan)
+    return out
+
+
+def extremes(score: Tensor, n: int) -> Tensor:
+    """The best ceil(n / 2) and the worst floor(n / 2) of every row of score [P, L] -> bool [P, L].
+
+    Raises: ValueError for n outside 1 to L.
+    Source: DanceGRPO@15cc71d best-of-n (train_grpo_hunyuan.py l. 394-410), there over all samples of a process: one row.
+    """
+    if not 1 <= n <= score.shape[1]:
+        raise ValueError(f"best of {n} in rows of {score.shape[1]}: give 1 to {score.shape[1]}")
+    order = score.argsort(1)
+    keep = torch.zeros_like(score, dtype=torch.bool)
+    keep.scatter_(1, order[:, score.shape[1] - (n + 1) // 2 :], True)
+    return keep.scatter_(1, order[:, : n // 2], True)
+
+
+def tracked(
+    r: Tensor, prompts: Sequence[str], state: State, buffer: int = 16, least: int = 16, eps: float = 1e-6
+) -> tuple[Tensor, State]:
+    """(r - mean) / (std + eps) by the last `buffer` rewards of each prompt, r [P, L] -> float32 [P, L] and the next state.
+
+    A prompt with fewer than `least` rewards so far takes mean and std of the whole batch. Population std; NaN is left out and
+    gets 0.
+
+    Source: DDPO, ddpo-pytorch@1958463 `PerPromptStatTracker`.
+    """
+    seen: dict[str, list[float]] = {k: list(v) for k, v in state.items()}
+    valid, r = torch.isfinite(r), r.double()
+    for text, row, known in zip(prompts, r, valid, strict=True):
+        seen[text] = [*seen.get(text, []), *row[known].tolist()][-buffer:]
+    pooled = r[valid]
+    a = torch.zeros_like(r)
+    for i, text in enumerate(prompts):
+        values = torch.tensor(seen[text], dtype=torch.float64) if len(seen[text]) >= least else pooled
+        a[i] = torch.where(valid[i], (r[i] - values.mean()) / (values.std(correction=0) + eps), 0)
+    return a.float(), seen
 
 
 def peers(plan: Plan) -> Tensor:

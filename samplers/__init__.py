@@ -1,11 +1,13 @@
 """Samplers: laws (how noisy is a step), plans (which steps, as a tree), and the rollout that walks them. Needs torch only."""
 
-from . import laws, noise, paths, schedules, solvers, windows
+from . import clipped, laws, levels, multistep, noise, paths, schedules, solvers, windows
+from .builders import chains, comb, join, merged, own_share, tree
 from .density import kl, log_prob
 from .laws import Law
 from .paths import Path
-from .plan import Plan, chains, comb, tree
-from .rollout import Rollout, Slice, rollout, units
+from .plan import Plan
+from .rollout import Rollout, rollout, units
+from .walk import Slice
 
 __all__ = [
     "Law",
@@ -14,11 +16,17 @@ __all__ = [
     "Rollout",
     "Slice",
     "chains",
+    "clipped",
     "comb",
+    "join",
     "kl",
     "laws",
+    "levels",
     "log_prob",
+    "merged",
+    "multistep",
     "noise",
+    "own_share",
     "paths",
     "rollout",
     "schedules",

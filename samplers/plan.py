@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
@@ -18,11 +17,13 @@ class Host:
     """A plan as Python numbers, for the bookkeeping of a rollout: nothing in it ever asks a device.
 
     kept, row, edge: node -> its index in the record;  waves: root -> the nodes of its subtree, wave by wave.
+    mix: node -> share of its own noise, where it is not alone.
     """
 
     sigma: list[float]
     parent: list[int]
     noisy: list[bool]
+    mix: dict[int, float]
     kept: dict[int, int]
     row: dict[int, int]
     edge: dict[int, int]
@@ -34,11 +35,13 @@ class Plan:
     """Node i sits at sigma[i] (float64) and came from parent[i] (-1: a root, drawn from N(0, I)); noisy[i]: the edge into i is
     stochastic.
 
-    Parents come before their children. label: a class of edges that compete (granularity, window); mix: correlation of
-    siblings' noise.
-    An edge is recorded iff it is noisy.
+    Parents come before their children. An edge is recorded iff it is noisy.
+    label [n]: a class of edges that compete (granularity, window).
+    mix [n], in (0, 1]: how much of a node's noise is its own: z = sqrt(1 - mix^2) shared + mix own, where siblings (or all roots)
+    share; 1: independent. z stays N(0, I), and so does every edge's density.
 
-    Raises: ValueError where a plan could not work: levels that rise or leave [0, 1], twins without noise, a noisy edge with std 0.
+    Raises: ValueError where a plan could not work: levels that rise or leave [0, 1], twins without noise, a noisy edge with std 0,
+    a mix outside (0, 1].
     """
 
     sigma: Tensor
@@ -66,6 +69,14 @@ class Plan:
         quiet = list(zip(self.parent[has & ~self.noisy].tolist(), self.sigma[has & ~self.noisy].tolist(), strict=True))
         if len(set(quiet)) < len(quiet):
             raise ValueError("a state branches without noise: its children would be identical; make the step noisy or drop a child")
+        for name, values in (("label", self.label), ("mix", self.mix)):
+            if values is not None and len(values) != n:
+                raise ValueError(f"{name} has {len(values)} entries for a plan of {n} nodes; it needs one a node")
+        if self.mix is not None and not ((self.mix > 0) & (self.mix <= 1)).all():
+            raise ValueError(
+                f"mix, the share of a node's own noise, must lie in (0, 1], got {self.mix.min():g} to {self.mix.max():g}: "
+                "at 0 siblings would be identical"
+            )
         s = self.coefficients(self.edges)[2]
         bad = ~((s > 0) & torch.isfinite(s))
         if bad.any():
@@ -125,10 +136,21 @@ class Plan:
         """Nodes by depth, roots left out: states of one wave share network calls."""
         return [(self.depth == k).nonzero().flatten() for k in range(1, int(self.depth.max()) + 1)]
 
+    @cached_property
+    def height(self) -> Tensor:
+        """Steps from a node to the furthest leaf below it."""
+        height = torch.zeros_like(self.parent)
+        for i, p in reversed(list(enumerate(self.parent.tolist()))):
+            if p >= 0:
+                height[p] = max(int(height[p]), int(height[i]) + 1)
+        return height
+
     def nfe(self, solver: solvers.Solver = solvers.euler) -> int:
-        """Network evaluations of one rollout of one prompt."""
-        recorded = set(self.rows.tolist())
-        return sum(1 if p in recorded else solver.calls for p in self.parent[self.parent >= 0].unique().tolist())
+        """Network evaluations of one rollout of one prompt: one a state that is left, and a solver's further calls at each quiet
+        step that does not end at 0.
+        """
+        inner = self.parent >= 0
+        return len(self.parent[inner].unique()) + solver.extra * int((inner & ~self.noisy & (self.sigma > 0)).sum())
 
     @cached_property
     def host(self) -> Host:
@@ -136,6 +158,7 @@ class Plan:
             self.sigma.tolist(),
             self.parent.tolist(),
             self.noisy.tolist(),
+            {} if self.mix is None else {i: m for i, m in enumerate(self.mix.tolist()) if m < 1},
             *({n: i for i, n in enumerate(t.tolist())} for t in (self.kept, self.rows, self.edges)),
             {
                 root: [[n for n in wave.tolist() if int(self.root[n]) == root] for wave in self.waves]
@@ -148,88 +171,3 @@ class Plan:
         """Equal for plans that do the same thing, whatever objects they were built from."""
         parts = (self.sigma, self.parent, self.noisy, self.label, self.mix, *self.coefficients(self.edges))
         return (self.guard, *(None if t is None else tuple(t.tolist()) for t in parts))
-
-
-@dataclass
-class _Builder:
-    sigma: list[float] = field(default_factory=list)
-    parent: list[int] = field(default_factory=list)
-    noisy: list[bool] = field(default_factory=list)
-    seen: dict[tuple[int, float], int] = field(default_factory=dict)
-
-    def add(self, sigma: float, parent: int = -1, noisy: bool = False) -> int:
-        """Index of the new node; a quiet twin of an existing child is that child."""
-        if not noisy and parent >= 0 and (parent, sigma) in self.seen:
-            return self.seen[parent, sigma]
-        self.sigma.append(sigma)
-        self.parent.append(parent)
-        self.noisy.append(noisy)
-        node = len(self.sigma) - 1
-        if not noisy:
-            self.seen[parent, sigma] = node
-        return node
-
-    def done(self, law: Law, guard: float) -> Plan:
-        return Plan(torch.tensor(self.sigma, dtype=torch.float64), torch.tensor(self.parent), torch.tensor(self.noisy), law, guard)
-
-
-def _grid(sigmas: Tensor | Sequence[float], steps: Sequence[int]) -> tuple[list[float], set[int]]:
-    grid = [float(v) for v in sigmas]
-    wrong = [i for i in steps if not 0 <= i < len(grid) - 1]
-    if wrong:
-        raise ValueError(f"step {wrong[0]} does not exist: the schedule has steps 0 to {len(grid) - 2}")
-    return grid, set(steps)
-
-
-def chains(sigmas: Tensor | Sequence[float], law: Law, noisy: Sequence[int] = (), group: int = 1) -> Plan:
-    """`group` independent chains over the grid; the steps in `noisy` are stochastic (a window, all, or none).
-
-    Source: Flow-GRPO (2505.05470), MixGRPO (2507.21802).
-    """
-    if group < 1:
-        raise ValueError(f"a group of {group}: give at least 1")
-    grid, on = _grid(sigmas, noisy)
-    b = _Builder()
-    for _ in range(group):
-        node = b.add(grid[0])
-        for i, sigma in enumerate(grid[1:]):
-            node = b.add(sigma, node, i in on)
-    return b.done(law, grid[1])
-
-
-def tree(sigmas: Tensor | Sequence[float], law: Law, noisy: Sequence[int], fan: Mapping[int, int]) -> Plan:
-    """One root that branches: at step i every state has fan.get(i, 1) children. Fan-out at step 0 = shared initial noise.
-
-    Source: BranchGRPO (2509.06040); DanceGRPO (2505.07818) for the shared initial noise.
-    """
-    grid, on = _grid(sigmas, [*noisy, *fan])
-    on = set(noisy)
-    b = _Builder()
-    front = [b.add(grid[0])]
-    for i, sigma in enumerate(grid[1:]):
-        front = (
-            [b.add(sigma, p, i in on) for p in front for _ in range(fan.get(i, 1))] if i in on else [b.add(sigma, p) for p in front]
-        )
-        if fan.get(i, 1) > 1 and i not in on:
-            raise ValueError(f"the plan branches at step {i}, which is not noisy: the children would be identical")
-    return b.done(law, grid[1])
-
-
-def comb(sigmas: Tensor | Sequence[float], law: Law, at: Sequence[int], k: int, strides: Sequence[int] = (1,)) -> Plan:
-    """One quiet spine; at each step in `at`, k noisy children, each finished quietly once per stride (granularity).
-
-    Source: TempFlow-GRPO (2508.04324); G2RPO (2510.01982) for several granularities.
-    """
-    grid, on = _grid(sigmas, at)
-    b = _Builder()
-    spine = [b.add(grid[0])]
-    for sigma in grid[1:]:
-        spine.append(b.add(sigma, spine[-1]))
-    for i in sorted(on):
-        for _ in range(k):
-            child = b.add(grid[i + 1], spine[i], True)
-            for stride in strides:
-                node = child
-                for sigma in [*grid[i + 1 + stride : -1 : stride], 0.0] if grid[i + 1] > 0 else []:
-                    node = b.add(sigma, node)
-    return b.done(law, grid[1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 from .noise import uniform
@@ -59,12 +60,48 @@ def sliding(
     return range(start, min(start + size, steps))
 
 
-def jumping(iteration: int, low: int, high: int, size: int, seed: int = 0) -> range:
-    """A window of `size` steps whose start is uniform in [low, high - size], drawn once an iteration and the same for every sample.
+def jumping(iteration: int, low: int, high: int, size: int, seed: int = 0, slot: int = 0) -> range:
+    """A window of `size` steps whose start is uniform in [low, high - size], drawn once an iteration and the same for every sample;
+    give the prompt's `slot` to draw once a prompt.
 
-    Source: Flow-GRPO-Fast (flow_grpo@9745241 pipelines).
-    Differs: the peer draws it per process and call, so members of one group may get different windows.
+    Source: Flow-GRPO-Fast (flow_grpo@9745241 pipelines); MixGRPO's "random"; with a slot and size 1 Flash-GRPO (2605.15980).
+    Differs: the peers draw it per process and call, so members of one group may get different windows; Qwen-Image and Bagel reseed
+    before every draw, so that theirs never moves.
     """
     if not 0 <= low <= high - size or size < 1:
         raise ValueError(f"no window of {size} steps fits into steps {low} to {high - 1}")
-    return range(start := low + int(uniform(seed, iteration, 0, 0, "window") * (high - size - low + 1)), start + size)
+    return range(start := low + int(uniform(seed, iteration, slot, 0, "window") * (high - size - low + 1)), start + size)
+
+
+def evenly(rounds: int, steps: int) -> list[int]:
+    """`rounds` branch points steps // rounds apart, from step 0.
+
+    Source: BranchGRPO (2509.06040) `parse_split_points`, tree_split_rounds.
+    """
+    if not 1 <= rounds <= steps:
+        raise ValueError(f"{rounds} branch points do not fit into {steps} steps")
+    return [i * (steps // rounds) for i in range(rounds)]
+
+
+def recurring(steps: int, size: int, every: int, always: Sequence[int] = ()) -> list[int]:
+    """The first `size` of every `every` steps, and the steps in `always`.
+
+    Source: BranchGRPO-Mix (2509.06040), where `always` are the branch points. With every > steps it is one window at the start.
+    """
+    if size < 0 or every < 1:
+        raise ValueError(f"{size} of every {every} steps: give at least 0 of every 1")
+    return sorted({i for i in range(steps) if i % every < size} | set(always))
+
+
+def pruned(iteration: int, depths: Sequence[int], every: int, stop: int) -> list[int]:
+    """BranchGRPO's depth pruning: edges into these depths are not trained on; the set slides by one depth every `every` iterations
+    towards the root, until its shallowest is at `stop`.
+
+    Source: BranchGRPO@19fbb9f (the paper says towards the leaves).
+    """
+    if not depths:
+        return []
+    if every < 1:
+        raise ValueError(f"a pruning window that slides every {every} iterations; give at least 1")
+    shift = min(iteration // every, max(0, min(depths) - stop))
+    return sorted({d - shift for d in depths})

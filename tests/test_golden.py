@@ -34,9 +34,9 @@ def rows(t: Tensor, count: int) -> Tensor:
     return t.expand(count) if len(t) == 1 else t
 
 
-def at(case: Case, law: Law, sigmas: Tensor, index: str = "step_index") -> Numbers:
+def at(case: Case, law: Law, sigmas: Tensor, index: str = "step_index", like: str = "model_output") -> Numbers:
     steps = case.args.get("step_indices") or [case.args[index]]
-    return tuple(rows(t, len(case["model_output"])) for t in numbers(law, sigmas, steps))  # pyright: ignore[reportReturnType]
+    return tuple(rows(t, len(case[like])) for t in numbers(law, sigmas, steps))  # pyright: ignore[reportReturnType]
 
 
 def scored_gradient(case: Case, output: str, x: Tensor, n: Numbers, form: str) -> tuple[Tensor, Tensor]:

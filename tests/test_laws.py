@@ -147,7 +147,7 @@ def test_the_path_reads_a_prediction_back() -> None:
 def test_the_quiet_solver_is_the_ode() -> None:
     at, to = torch.tensor([1.0, 0.6], dtype=torch.float64), torch.tensor([0.6, 0.0], dtype=torch.float64)
     x, u = torch.randn(2, 2, 4, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(solvers.euler.move(x, u, at, to, paths.flow), x + ((to - at)[:, None] * u).float())
+    torch.testing.assert_close(solvers.euler.move(solvers.Start(x, u, at, to, paths.flow)), x + ((to - at)[:, None] * u).float())
 
 
 @pytest.mark.parametrize("make", [schedules.sd3, schedules.linear_shift])

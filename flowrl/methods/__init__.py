@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from flowrl.types import Method
 
+from .average import warming
 from .flow_grpo import flow_grpo, flow_grpo_fast
 from .mix_grpo import mix_grpo
 from .nft import diffusion_nft
@@ -17,4 +18,4 @@ TABLE: dict[str, Callable[..., Method]] = {
     "diffusion_nft": diffusion_nft,
 }
 
-__all__ = ["TABLE", "diffusion_nft", "flow_grpo", "flow_grpo_fast", "mix_grpo"]
+__all__ = ["TABLE", "diffusion_nft", "flow_grpo", "flow_grpo_fast", "mix_grpo", "warming"]

@@ -10,6 +10,8 @@ from flowrl import advantage, objectives
 from flowrl.samplers import Plan, chains, laws
 from flowrl.types import Method, WeightSet
 
+from .average import warming
+
 
 def diffusion_nft(
     group: int = 24,
@@ -42,7 +44,7 @@ def diffusion_nft(
     if kl:
         weights["reference"] = WeightSet("frozen")
     if average:
-        weights["average"] = WeightSet("ema", decay=lambda iteration: min((1 + iteration) / (10 + iteration), average))
+        weights["average"] = WeightSet("ema", decay=warming(average))
     return Method(
         plan_at,
         advantage.Group(std=std),

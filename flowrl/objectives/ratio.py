@@ -1,18 +1,16 @@
-"""Objectives on the likelihood ratio of recorded steps."""
+"""What objectives on the likelihood ratio of recorded steps share: queries, surrogates, metrics."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from flowrl.kernels import log_ratio, mean_each
+from flowrl.kernels import mean_each
 from flowrl.samplers import Rollout
 from flowrl.samplers.noise import Source
-from flowrl.types import Batch, Credit, Loss, Queries
+from flowrl.types import Batch, Credit, Queries
 
 
 def clipped(log_ratio: Tensor, advantage: Tensor, low: float, high: float | None = None, dual: float | None = None) -> Tensor:
@@ -66,69 +64,38 @@ def recorded(rollout: Rollout, credit: Credit) -> Queries:
     )
 
 
-@dataclass(frozen=True)
-class Clip:
-    """mean of clipped(log rho, A) + beta KL to the frozen "reference"; see `clipped` and `surrogate_kl`.
+class OnRecord:
+    """Objectives that ask at the recorded states of a plan with noisy steps."""
 
-    low, high: clip range of rho on the per-element mean log-ratio (the field's 1e-5 to 1e-3).
-
-    Raises: ValueError for a range below 3 x 2^-23, where float32 cannot tell rho from 1.
-    Differs: Flow-GRPO's KL lacks sigma - sigma'; compat="flow_grpo@9745241" multiplies it in.
-    """
-
-    low: float
-    high: float
-    dual: float | None = None
-    beta: float = 0.0
-    compat: str | None = None
     separable = True
-
-    def __post_init__(self) -> None:
-        floor = 3 * 2.0**-23
-        if min(self.low, self.high) < floor:
-            raise ValueError(
-                f"clip range {min(self.low, self.high):g} is below {floor:.2g}, 3x the float32 resolution of the ratio; "
-                "use at least 1e-6"
-            )
-        if self.compat not in (None, "flow_grpo@9745241"):
-            raise ValueError(f'compat {self.compat!r} is unknown to clip; it knows "flow_grpo@9745241"')
-
-    @property
-    def needs(self) -> Sequence[str]:
-        return ("reference",) if self.beta else ()
 
     def queries(self, rollout: Rollout, credit: Credit, noise: Source) -> Queries:
         if not len(rollout.plan.edges):
             raise ValueError("a ratio objective needs a plan with noisy steps; this plan has none")
         return recorded(rollout, credit)
 
-    def measure(self, batch: Batch, u: Mapping[str, Tensor]) -> Tensor:
-        """[E, 2]: log-ratio to the recorded step, KL to the reference (0 without beta)."""
-        assert batch.u_old is not None and batch.x_next is not None
-        now, x = u["current"][batch.row], batch.x[batch.row]
-        ratio = log_ratio(now, batch.u_old[batch.row], x, batch.x_next, batch.a, batch.b, batch.s)
-        if not self.beta:
-            return torch.stack([ratio, torch.zeros_like(ratio)], 1)
-        kl = surrogate_kl(now, u["reference"][batch.row], batch.b, batch.s)
-        return torch.stack([ratio, kl * batch.delta.to(kl) if self.compat else kl], 1)
 
-    def loss(self, batch: Batch, m: Tensor) -> Loss:
-        ratio, kl = m.unbind(1)
-        policy = (batch.weight * clipped(ratio, batch.advantage, self.low, self.high, self.dual)).sum()
-        total = policy + self.beta * (batch.kl_weight * kl).sum()
-        with torch.no_grad():
-            outside = (ratio > math.log1p(self.high)) | (ratio < math.log1p(-self.low))
-            metrics = {
-                "ratio/max_abs": ratio.abs().max(),
-                "ratio/bias": (batch.weight * ratio).sum(),
-                "loss/policy": policy.detach(),
-                "clip/fraction": (batch.weight * outside).sum(),
-                "kl/mean": (batch.kl_weight * kl).sum(),
-            }
-        return Loss(total, metrics)
+def resolvable(low: float, high: float) -> None:
+    """Raises: ValueError for a clip range below 3 x 2^-23, where float32 cannot tell rho from 1."""
+    floor = 3 * 2.0**-23
+    if min(low, high) < floor:
+        raise ValueError(
+            f"clip range {min(low, high):g} is below {floor:.2g}, 3x the float32 resolution of the ratio; use at least 1e-6"
+        )
 
 
-def clip(
-    low: float = 1e-4, high: float | None = None, dual: float | None = None, beta: float = 0.0, compat: str | None = None
-) -> Clip:
-    return Clip(low, low if high is None else high, dual, beta, compat)
+def metrics(batch: Batch, ratio: Tensor, outside: Tensor, policy: Tensor, kl: Tensor) -> dict[str, Tensor]:
+    """What is logged of every ratio objective. outside [E]: the edges whose gradient was cut off."""
+    with torch.no_grad():
+        return {
+            "ratio/max_abs": ratio.abs().max(),
+            "ratio/bias": (batch.weight * ratio).sum(),
+            "loss/policy": policy.detach(),
+            "clip/fraction": (batch.weight * outside).sum(),
+            "kl/mean": (batch.kl_weight * kl).sum(),
+        }
+
+
+def beyond(ratio: Tensor, low: float, high: float) -> Tensor:
+    """Edges whose ratio lies outside [1 - low, 1 + high]."""
+    return (ratio > math.log1p(high)) | (ratio < math.log1p(-low))
