@@ -5,7 +5,7 @@ Statistics are taken in float64; what is invalid takes no part in them and gets 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from flowrl.rewards.base import State
 from flowrl.samplers import Plan
-from flowrl.types import Credit, Outcome
+from flowrl.types import Advantage, Credit, Outcome
 
 
 def _moments(r: Tensor, valid: Tensor, dim: tuple[int, ...], ddof: int) -> tuple[Tensor, Tensor]:
@@ -172,20 +172,21 @@ def peers(plan: Plan) -> Tensor:
 
 @dataclass(frozen=True)
 class Group:
-    """Weighted sum of the rewards, averaged up the plan, z-scored among peers of one prompt. Invalid edges get weight 0."""
+    """Weighted sum of the rewards, carried up the plan (`node_rewards`) and z-scored among peers of one prompt. Invalid edges
+    get weight 0.
+    """
 
     ddof: int = 0
     eps: float = 1e-4
     std: Literal["group", "global"] = "group"
     clamp: float | None = 5.0
+    fusion: Literal["mean", "softmax"] = "mean"
 
     def init(self) -> State:
         return {}
 
     def apply(self, outcome: Outcome, state: State) -> tuple[Credit, State]:
-        total = sum(w * outcome.scores[name].values.double() for name, w in outcome.weights.items())
-        valid = torch.stack([outcome.scores[name].valid for name in outcome.weights]).all(0)
-        nodes = node_rewards(outcome.plan, torch.as_tensor(total), valid)
+        nodes = node_rewards(outcome.plan, *weighed(outcome), self.fusion, outcome.log_prob)
         ids, known = peers(outcome.plan), torch.isfinite(nodes)
         advantage = torch.zeros(nodes.shape)
         for which in ids[ids >= 0].unique():
@@ -193,3 +194,48 @@ class Group:
             advantage[:, mine] = zscore(nodes[:, mine], known[:, mine], self.ddof, self.eps, self.std, self.clamp)
         weight = known.float()
         return Credit(advantage, weight, weight.clone()), state
+
+
+@dataclass(frozen=True)
+class Granular:
+    """Weighted sum of the rewards, by `granular`: z-scored among the teeth of a step for every stride alone, summed over
+    strides, then clamped. For combs; with one stride it is `Group`.
+    """
+
+    ddof: int = 1
+    eps: float = 1e-8
+    clamp: float | None = 5.0
+
+    def init(self) -> State:
+        return {}
+
+    def apply(self, outcome: Outcome, state: State) -> tuple[Credit, State]:
+        if outcome.plan.label is None:
+            return Group(self.ddof, self.eps, clamp=self.clamp).apply(outcome, state)
+        a = granular(outcome.plan, *weighed(outcome), self.ddof, self.eps)
+        weight = torch.isfinite(a).float()
+        a = a.nan_to_num(0)
+        return Credit(a if self.clamp is None else a.clamp(-self.clamp, self.clamp), weight, weight.clone()), state
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """`inner`, but edges into some depths are not trained on: depths_at(iteration) -> depths."""
+
+    inner: Advantage
+    depths_at: Callable[[int], Sequence[int]]
+
+    def init(self) -> State:
+        return self.inner.init()
+
+    def apply(self, outcome: Outcome, state: State) -> tuple[Credit, State]:
+        credit, state = self.inner.apply(outcome, state)
+        depths = torch.tensor(list(self.depths_at(outcome.iteration)), dtype=torch.long)
+        keep = (~torch.isin(outcome.plan.depth, depths)).float()
+        return Credit(credit.advantage, credit.weight * keep, credit.kl_weight * keep), state
+
+
+def weighed(outcome: Outcome) -> tuple[Tensor, Tensor]:
+    """The weighted sum of the rewards [P, L], float64, and where every one of them could score."""
+    total = sum(w * outcome.scores[name].values.double() for name, w in outcome.weights.items())
+    return torch.as_tensor(total), torch.stack([outcome.scores[name].valid for name in outcome.weights]).all(0)

@@ -13,8 +13,9 @@ from torch import Tensor
 from flowrl.data import Prompts
 from flowrl.dist import World
 from flowrl.rewards.base import Reward, Samples, Scores, State
-from flowrl.samplers import Plan, Rollout, rollout
+from flowrl.samplers import Plan, Rollout, rollout, solvers
 from flowrl.samplers.noise import Source
+from flowrl.samplers.solvers import Solver
 from flowrl.sizes import Block, Sizes
 from flowrl.types import Cond, Outcome, Policy
 from flowrl.witness import Witness
@@ -59,6 +60,7 @@ def walk(
     purpose: str = "rollout",
     witness: Witness | None = None,
     guidance: float | None = None,
+    solver: Solver = solvers.euler,
 ) -> Walk:
     """Roll out this process's blocks. The prompts it touches are encoded once and numbered 0, 1, ... in Rollout and Cond alike.
 
@@ -85,6 +87,7 @@ def walk(
         slots[local],
         shape,
         lambda slot, node: source.normal(shape, slot, node, purpose),
+        solver=solver,
         path=policy.path,
         blocks=own,
         slice=sizes.slice,
@@ -116,6 +119,7 @@ def draw(
     purpose: str = "rollout",
     witness: Witness | None = None,
     guidance: float | None = None,
+    solver: Solver = solvers.euler,
 ) -> Drawn:
     """Walk and decode this process's blocks.
 
@@ -123,7 +127,7 @@ def draw(
     """
     samples, clock = None, [time.perf_counter()]
     with world.together():
-        it = walk(policy, plan, prompts.text, slots, blocks, sizes, source, world, purpose, witness, guidance)
+        it = walk(policy, plan, prompts.text, slots, blocks, sizes, source, world, purpose, witness, guidance, solver)
         clock.append(time.perf_counter())
         if it.rollout is not None:
             pixels, owned = images(policy, it.rollout)
@@ -178,17 +182,22 @@ def collect(
     source: Source,
     world: World,
     witness: Witness | None = None,
+    solver: Solver = solvers.euler,
 ) -> Collected:
     """One batch of experience: prompts share `plan`. States of rewards are updated in `states`.
 
     Raises: torch.OutOfMemoryError in every process if one ran out of memory while walking or decoding; ValueError where no
     image has all its scores.
     """
-    drawn = draw(policy, plan, prompts, slots, blocks, sizes, source, world, witness=witness)
+    drawn = draw(policy, plan, prompts, slots, blocks, sizes, source, world, witness=witness, solver=solver)
     clock = time.perf_counter()
     scores = scored(rewards, drawn.samples, states, drawn.local, (len(prompts), len(plan.leaves)), world)
     if not torch.stack([s.valid for s in scores.values()]).all(0).any():
         raise ValueError(f"no image of this iteration could be scored by all of {', '.join(scores)}; see their warnings above")
-    outcome = Outcome(plan, scores, factors, prompts.text, prompts.metadata, slots, source.iteration)
+    densities = torch.zeros(len(prompts), len(plan.edges), device=world.device)
+    if drawn.rollout is not None:
+        densities[drawn.local] = drawn.rollout.log_prob.to(densities)
+    world.sum(densities)
+    outcome = Outcome(plan, scores, factors, prompts.text, prompts.metadata, slots, source.iteration, densities.cpu())
     seconds = {**drawn.seconds, "reward": time.perf_counter() - clock}
     return Collected(drawn.rollout, drawn.local, drawn.cond, drawn.index, outcome, seconds)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from flowrl.models.lora import ADAPTER, float32
+from flowrl.models.noise_head import load_head, save_head
 from flowrl.models.sd3 import SD3Policy
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
@@ -44,6 +45,8 @@ def save_lora(policy: SD3Policy, folder: str | Path) -> Path:
         type(policy.pipe).save_lora_weights(
             place, transformer_lora_layers=layers, transformer_lora_adapter_metadata=network.peft_config[ADAPTER].to_dict()
         )
+        if policy.head is not None:
+            save_head(policy.head, place)
     return Path(folder)
 
 
@@ -56,6 +59,8 @@ def save_transformer(policy: SD3Policy, folder: str | Path) -> Path:
         raise ValueError(f"lora.rank is {policy.spec.lora.rank}: the transformer itself is untrained; use save_lora")
     with _replacing(Path(folder)) as place:
         policy.pipe.transformer.save_pretrained(place)
+        if policy.head is not None:
+            save_head(policy.head, place)
     return Path(folder)
 
 
@@ -63,9 +68,9 @@ def load_lora(policy: SD3Policy, folder: str | Path) -> None:
     """Put a saved adapter in the place of the policy's, bit for bit; rank, alpha and targets come from the file.
 
     The adapter's parameters are new objects: load before the optimizer is built. To sample, `pipe.load_lora_weights(folder)`
-    is enough; at a half-precision base it rounds the weights to it, this does not.
+    is enough; at a half-precision base it rounds the weights to it, this does not. A noise head is loaded with it.
 
-    Raises: ValueError where the folder holds no adapter, or at lora.rank 0.
+    Raises: ValueError where the folder holds no adapter, or no noise head for a policy with one; or at lora.rank 0.
     """
     from peft.utils import set_peft_model_state_dict
 
@@ -85,6 +90,8 @@ def load_lora(policy: SD3Policy, folder: str | Path) -> None:
     network.eval()
     for name, p in network.named_parameters():
         p.requires_grad_(f".{ADAPTER}." in name)
+    if policy.head is not None:
+        load_head(policy.head, Path(folder))
 
 
 @contextmanager

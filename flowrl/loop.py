@@ -170,7 +170,19 @@ def _batch(parts: Parts, session: Session, prompts: Prompts, slots: Tensor, plan
         with session.weights.using(method.sample_from):
             return (
                 collect(
-                    policy, plan, prompts, slots, rewards, factors, session.states["rewards"], blocks, sizes, noise, world, witness
+                    policy,
+                    plan,
+                    prompts,
+                    slots,
+                    rewards,
+                    factors,
+                    session.states["rewards"],
+                    blocks,
+                    sizes,
+                    noise,
+                    world,
+                    witness,
+                    method.solver,
                 ),
                 blocks,
                 witness,

@@ -29,7 +29,8 @@ class LoraSpec:
 
 @dataclass(frozen=True, config=STRICT)
 class PolicySpec:
-    """model: a folder in diffusers format, a hub name, or "shapes" (embedded). guidance <= 1: no classifier-free guidance."""
+    """model: a folder in diffusers format, a hub name, or "shapes" (embedded). guidance <= 1: no classifier-free guidance.
+    noise_head: train a head for learned noise (method flow_noise) along."""
 
     model: str = "shapes"
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
@@ -40,6 +41,7 @@ class PolicySpec:
     width: int | None = Field(default=None, gt=0)
     max_sequence_length: int = Field(default=256, gt=0)
     checkpointing: bool = False
+    noise_head: bool = False
     lora: LoraSpec = Field(default_factory=LoraSpec)
 
 

@@ -19,8 +19,10 @@ from typing import Any, Literal, Protocol
 from torch import Tensor, nn
 
 from flowrl.rewards.base import Samples, Scores, State
-from flowrl.samplers import Path, Plan, Rollout
+from flowrl.samplers import Path, Plan, Rollout, solvers
+from flowrl.samplers.laws import FlowNoise
 from flowrl.samplers.noise import Source
+from flowrl.samplers.solvers import Solver
 
 __all__ = [
     "Advantage",
@@ -59,7 +61,9 @@ class Policy(Protocol):
 
     def encode(self, prompts: Sequence[str], guidance: float | None = None) -> Cond: ...
 
-    def predict(self, x: Tensor, sigma: Tensor, cond: Cond) -> Tensor: ...
+    def predict(self, x: Tensor, sigma: Tensor, cond: Cond) -> Tensor | tuple[Tensor, Tensor]:
+        """u [N, *d] float32, or (u, raw) with a head for learned noise."""
+        ...
 
     def sigmas(self, steps: int) -> Tensor: ...
 
@@ -131,6 +135,7 @@ class Queries:
     a, b, s [E]: the step's three numbers; delta [E]: sigma - sigma'.  advantage, weight, kl_weight [E]: credit, with the whole
       step's denominator in the weights.
     slices: row indices of each network call, in order; block: the rollout's block each belongs to.
+    share [E]: how much an edge's step counts beside others (`objectives.scales`); no part of the denominator. None: alike.
     """
 
     row_prompt: Tensor
@@ -149,12 +154,13 @@ class Queries:
     kl_weight: Tensor
     slices: Sequence[Tensor]
     block: Sequence[int]
+    share: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class Batch:
     """One slice of Queries with its tensors formed. x [N, *d]; delta [E]: sigma - sigma'; x_next [E, *d]; u_old, x0, target [N, *d]
-    where they exist."""
+    where they exist. learned: the law of learned noise, whose predictions are [N, 2, *d], u and the raw noise."""
 
     x: Tensor
     sigma: Tensor
@@ -171,6 +177,7 @@ class Batch:
     u_old: Tensor | None = None
     x0: Tensor | None = None
     target: Tensor | None = None
+    learned: FlowNoise | None = None
 
 
 @dataclass(frozen=True)
@@ -208,7 +215,7 @@ class WeightSet:
 class Method:
     """A published method as a composition. plan_at(iteration, sigmas, slot) -> Plan; `updates` optimizer steps a rollout.
 
-    sample_from, export: the weight set that samples, and the one that is evaluated and saved.
+    sample_from, export: the weight set that samples, and the one that is evaluated and saved.  solver: of quiet steps.
     """
 
     plan_at: Callable[[int, Tensor, int], Plan]
@@ -219,3 +226,4 @@ class Method:
     export: str = "current"
     updates: int = 1
     epochs: int = 1
+    solver: Solver = solvers.euler

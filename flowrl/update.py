@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from flowrl.collect import Collected
 from flowrl.dist import World
-from flowrl.samplers import Rollout
+from flowrl.samplers import Rollout, joined
 from flowrl.samplers.noise import Source
 from flowrl.sizes import REMEDY, Block
 from flowrl.types import Batch, Cond, Method, Policy, Queries
@@ -59,6 +59,7 @@ def form(q: Queries, rows: Tensor, ro: Rollout, noise: Source) -> Batch:
         target=target,
         x_next=ro.x[of, child].float() if (child >= 0).all() else None,
         u_old=ro.u[prompt, q.old[rows]].float() if (q.old[rows] >= 0).all() else None,
+        learned=ro.plan.learned if (child >= 0).all() else None,
         **take,
     )
 
@@ -68,11 +69,17 @@ def _answers(policy: Policy, weights: Weights, needs: Sequence[str], batch: Batc
     mine, u = cond.take(batch.slot.to(batch.x.device)), {}
     for name in needs:
         with torch.no_grad(), weights.using(name):
-            u[name] = policy.predict(batch.x, batch.sigma, mine)
-    u["current"] = policy.predict(batch.x, batch.sigma, mine)
+            u[name] = answer(policy, batch, mine)
+    u["current"] = answer(policy, batch, mine)
     if torch.is_grad_enabled() and not u["current"].requires_grad:
         raise RatioError("the replay's predictions carry no gradient to the trained weights")
     return u
+
+
+def answer(policy: Policy, batch: Batch, cond: Cond) -> Tensor:
+    """u at the rows of a slice, joined with the raw noise where the step's noise is learned."""
+    out = joined(policy.predict(batch.x, batch.sigma, cond))
+    return out[:, 0] if out.ndim > batch.x.ndim and batch.learned is None else out
 
 
 def anchored(policy: Policy, ro: Rollout, q: Queries, cond: Cond, noise: Source) -> Rollout:
@@ -87,7 +94,7 @@ def anchored(policy: Policy, ro: Rollout, q: Queries, cond: Cond, noise: Source)
         for rows in q.slices:
             batch = form(q, rows, ro, noise)
             mine = cond.take(batch.slot.to(batch.x.device))
-            u[q.row_prompt[rows], q.old[rows]] = policy.predict(batch.x, batch.sigma, mine).to(u)
+            u[q.row_prompt[rows], q.old[rows]] = answer(policy, batch, mine).to(u)
     return replace(ro, u=u)
 
 
@@ -105,7 +112,10 @@ def normalised(q: Queries | None, parts: Sequence[int], count: int, world: World
     if q is None or part_of is None:
         return None
     scale = 1 / totals.cpu().clamp(min=1e-12)
-    return replace(q, weight=q.weight * scale[0][part_of[q.row]], kl_weight=q.kl_weight * scale[1][part_of[q.row]])
+    weight = q.weight * scale[0][part_of[q.row]]
+    return replace(
+        q, weight=weight if q.share is None else weight * q.share, kl_weight=q.kl_weight * scale[1][part_of[q.row]], share=None
+    )
 
 
 def _backward(

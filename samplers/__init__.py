@@ -7,7 +7,7 @@ from .laws import Law
 from .paths import Path
 from .plan import Plan
 from .rollout import Rollout, rollout, units
-from .walk import Slice
+from .walk import Slice, joined
 
 __all__ = [
     "Law",
@@ -19,6 +19,7 @@ __all__ = [
     "clipped",
     "comb",
     "join",
+    "joined",
     "kl",
     "laws",
     "levels",

@@ -18,37 +18,39 @@ Grid = Tensor | Sequence[float]
 
 
 @dataclass
+class _Node:
+    sigma: float
+    parent: int
+    noisy: bool
+    label: int
+    mix: float
+
+
+@dataclass
 class _Builder:
-    sigma: list[float] = field(default_factory=list)
-    parent: list[int] = field(default_factory=list)
-    noisy: list[bool] = field(default_factory=list)
-    label: list[int] = field(default_factory=list)
-    mix: list[float] = field(default_factory=list)
+    nodes: list[_Node] = field(default_factory=list)
     seen: dict[tuple[int, float], int] = field(default_factory=dict)
 
     def add(self, sigma: float, parent: int = -1, noisy: bool = False, label: int = 0, mix: float = 1.0) -> int:
         """Index of the new node; a quiet twin of an existing child is that child, which then has the bits of both labels."""
         if not noisy and parent >= 0 and (twin := self.seen.get((parent, sigma))) is not None:
-            self.label[twin] |= label
+            self.nodes[twin].label |= label
             return twin
-        node = len(self.sigma)
-        for column, value in zip(
-            (self.sigma, self.parent, self.noisy, self.label, self.mix), (sigma, parent, noisy, label, mix), strict=True
-        ):
-            column.append(value)  # pyright: ignore[reportArgumentType]
+        self.nodes.append(_Node(sigma, parent, noisy, label, mix))
         if not noisy:
-            self.seen[parent, sigma] = node
-        return node
+            self.seen[parent, sigma] = len(self.nodes) - 1
+        return len(self.nodes) - 1
 
     def done(self, law: Law, guard: float) -> Plan:
+        nodes = self.nodes
         return Plan(
-            torch.tensor(self.sigma, dtype=torch.float64),
-            torch.tensor(self.parent),
-            torch.tensor(self.noisy),
+            torch.tensor([n.sigma for n in nodes], dtype=torch.float64),
+            torch.tensor([n.parent for n in nodes]),
+            torch.tensor([n.noisy for n in nodes]),
             law,
             guard,
-            torch.tensor(self.label) if any(self.label) else None,
-            torch.tensor(self.mix, dtype=torch.float64) if min(self.mix) < 1 else None,
+            torch.tensor([n.label for n in nodes]) if any(n.label for n in nodes) else None,
+            torch.tensor([n.mix for n in nodes], dtype=torch.float64) if any(n.mix != 1 for n in nodes) else None,
         )
 
 
@@ -108,8 +110,10 @@ def tree(sigmas: Grid, law: Law, noisy: Sequence[int], fan: Mapping[int, int], m
     return b.done(law, grid[1])
 
 
-def comb(sigmas: Grid, law: Law, at: Sequence[int], k: int, strides: Sequence[int] = (1,)) -> Plan:
-    """One quiet spine; at each step in `at`, k noisy children, each finished quietly once per stride (granularity).
+def comb(sigmas: Grid, law: Law, at: Sequence[int], k: int, strides: Sequence[int] = (1,), spines: int = 1) -> Plan:
+    """A quiet spine; at each step in `at`, k noisy children, each finished quietly once per stride (granularity).
+
+    spines: how many of these, from initial noises of their own; the teeth of one step compete across them.
 
     A tooth at level i + 1 goes on over the levels i + 2, i + 2 + stride, ... and its last step is a jump to 0: the clean
     prediction there. With several strides, label is a set of bits: bit j of a node is set where the way of strides[j] passes (ways
@@ -118,20 +122,22 @@ def comb(sigmas: Grid, law: Law, at: Sequence[int], k: int, strides: Sequence[in
     Source: TempFlow-GRPO (2508.04324); G2RPO (2510.01982) with strides {1, 2, 3}, Granular-GRPO@04ee954.
     """
     _count(k, "a tooth")
+    _count(spines, "a number of spines")
     grid, on = _grid(sigmas, at)
     for stride in strides:
         _count(stride, "a stride")
     b, every = _Builder(), (1 << len(strides)) - 1 if len(strides) > 1 else 0
-    spine = [b.add(grid[0])]
-    for sigma in grid[1:]:
-        spine.append(b.add(sigma, spine[-1]))
-    for i in sorted(on):
-        for _ in range(k):
-            tooth = b.add(grid[i + 1], spine[i], True, label=every)
-            for j, stride in enumerate(strides):
-                node = tooth
-                for sigma in [*grid[i + 2 :: stride][:-1], 0.0] if grid[i + 1] > 0 else []:
-                    node = b.add(sigma, node, label=1 << j if len(strides) > 1 else 0)
+    for _ in range(spines):
+        spine = [b.add(grid[0])]
+        for sigma in grid[1:]:
+            spine.append(b.add(sigma, spine[-1]))
+        for i in sorted(on):
+            for _ in range(k):
+                tooth = b.add(grid[i + 1], spine[i], True, label=every)
+                for j, stride in enumerate(strides):
+                    node = tooth
+                    for sigma in [*grid[i + 2 :: stride][:-1], 0.0] if grid[i + 1] > 0 else []:
+                        node = b.add(sigma, node, label=1 << j if len(strides) > 1 else 0)
     return b.done(law, grid[1])
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from . import paths, solvers
-from .laws import Law
+from .laws import FlowNoise, Law
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,11 @@ class Plan:
                 f"the step {at} is marked noisy but its law gives std {s[bad][0]:g} there; end the stochastic range earlier"
             )
 
+    @property
+    def learned(self) -> FlowNoise | None:
+        """The law, where its noise comes from a head of the policy; None for all others."""
+        return self.law if isinstance(self.law, FlowNoise) else None
+
     def coefficients(self, nodes: Tensor, path: paths.Path = paths.flow) -> tuple[Tensor, Tensor, Tensor]:
         """(a, b, s), float64, of the stochastic edges into `nodes`."""
         sigma, sigma_next = self.sigma[self.parent[nodes]], self.sigma[nodes]
@@ -135,6 +140,15 @@ class Plan:
     def waves(self) -> list[Tensor]:
         """Nodes by depth, roots left out: states of one wave share network calls."""
         return [(self.depth == k).nonzero().flatten() for k in range(1, int(self.depth.max()) + 1)]
+
+    @cached_property
+    def noised(self) -> Tensor:
+        """bool [n]: whether a noisy edge lies on the way from the root to a node."""
+        noised = self.noisy.clone()
+        for i, p in enumerate(self.parent.tolist()):
+            if p >= 0:
+                noised[i] |= noised[p]
+        return noised
 
     @cached_property
     def height(self) -> Tensor:

@@ -20,7 +20,7 @@ class Rollout:
     """What a rollout recorded. P prompts, m = len(plan.kept) states, r = len(plan.rows), e = len(plan.edges).
 
     slots [P]: the prompts' places in the iteration's list;  x [P, m, *d]: states;  u [P, r, *d]: predictions that made the
-      recorded steps;
+      recorded steps, [P, r, 2, *d] with the raw noise where it is learned;
     log_prob [P, e];  owned bool [P, n]: nodes walked here (others hold zeros);  slices: recorded calls, to be replayed as they are;
     blocks: units (prompt, root) [k, 2] walked together;  size: most rows of a call that will be trained on.
     """
@@ -67,7 +67,7 @@ def rollout(
 ) -> Rollout:
     """Walk `plan` for every prompt, block by block, wave by wave.
 
-    predict(x [N, *d], sigma [N], slot [N]) -> u [N, *d];  noise(slot, node) -> standard normal [*d].
+    predict(x [N, *d], sigma [N], slot [N]) -> u [N, *d], or (u, raw) with a noise head;  noise(slot, node) -> standard normal [*d].
     prompts: how many, or their slots [P] in the iteration's list.  shape: latent dims *d.  blocks: units (prompt, root) walked
       together, one after the other; None: all in one.
     slice, batch: most rows of a recorded call, and of a quiet one (None: all of a wave of a block).  lane: calls never mix lanes.

@@ -103,7 +103,7 @@ def flash_tail(sigmas: Tensor, last: int, ratio: float, shift: float | None = No
     levels.
 
     The tail starts at sigmas[last + 1] and its levels are equally spaced to 0 before the shift.  ratio in (0, 1].
-    shift: None reads it off `sigmas`, which must then be a `linear_shift`.
+    shift: None reads it off `sigmas` where the tail starts; exact for a `linear_shift`.
 
     Raises: ValueError for a step that does not exist, or a ratio outside (0, 1].
     Source: MixGRPO-Flash (2507.21802), MixGRPO@e5cdd6a `run_sample_step`.
@@ -120,9 +120,8 @@ def flash_tail(sigmas: Tensor, last: int, ratio: float, shift: float | None = No
     sigmas = sigmas.double()
     start = 1 - (last + 1) / n
     if shift is None:
-        # sigma (1 - t) / t (1 - sigma) at the middle of the grid, where it is best conditioned
-        at, t = sigmas[n // 2], 1 - (n // 2) / n
-        shift = float(at * (1 - t) / (t * (1 - at))) if n > 1 else 1.0
+        at = float(sigmas[last + 1])
+        shift = at * (1 - start) / (start * (1 - at)) if start > 0 else 1.0
     count = int(max((n - last) * ratio, 1))
     tail = shifted(torch.linspace(start, 0, count, dtype=torch.float64), shift)
     if count == 1 and start > 0 and not compat:

@@ -20,7 +20,8 @@ class Start:
     """Where N quiet steps start. x, u [N, *d]: states and predictions; sigma, sigma_next [N] float64.
 
     past: earlier (sigma [N], x0_hat [N, *d]) along each row's own ancestors, the latest first; sigma is NaN where a row has none.
-    left [N]: steps that follow this one;  steps [N]: of the whole way from the root to the leaf.
+    left [N]: steps that follow this one;  steps [N]: of the whole way from the root to the leaf;  noised bool [N]: whether a noisy
+      step came before.
     predict(x, sigma, rows) -> u: a further call of the network, for some of the rows.
     """
 
@@ -32,6 +33,7 @@ class Start:
     past: Sequence[tuple[Tensor, Tensor]] = ()
     left: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
     steps: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
+    noised: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))
     predict: Callable[[Tensor, Tensor, list[int]], Tensor] | None = None
 
 
@@ -121,34 +123,33 @@ class DPM:
 
 
 @dataclass(frozen=True)
-class Below:
-    """`low` for steps that start below `level`, `high` for the others; both look back on the same history."""
+class Tail:
+    """`after` on the quiet steps that follow a noisy one, `before` on the others; both look back on the same history."""
 
-    level: float
-    low: Solver
-    high: Solver
+    after: Solver
+    before: Solver
 
     @property
     def extra(self) -> int:
-        return max(self.low.extra, self.high.extra)
+        return 0
 
     @property
     def memory(self) -> int:
-        return max(self.low.memory, self.high.memory)
+        return max(self.after.memory, self.before.memory)
 
     def move(self, at: Start) -> Tensor:
-        under = at.sigma < self.level
-        return torch.where(under.to(at.x.device).view(-1, *[1] * (at.x.ndim - 1)), self.low.move(at), self.high.move(at))
+        noised = at.noised.to(at.x.device).view(-1, *[1] * (at.x.ndim - 1))
+        return torch.where(noised, self.after.move(at), self.before.move(at))
 
 
-def below(level: float, low: Solver, high: Solver | None = None) -> Below:
-    """`low` below a level, `high` (Euler) above: MixGRPO-Flash takes DPM-Solver++ in its tail only.
+def tail(after: Solver, before: Solver | None = None) -> Tail:
+    """`after` once noise was added, `before` (Euler) until then: MixGRPO-Flash takes DPM-Solver++ in its tail only.
 
     Raises: ValueError for solvers with further network calls, which would be made for every row.
     """
-    if low.extra or (high is not None and high.extra):
-        raise ValueError("below() cannot combine solvers that call the network more than once a step; use euler and dpm")
-    return Below(level, low, euler if high is None else high)
+    if after.extra or (before is not None and before.extra):
+        raise ValueError("tail() cannot combine solvers that call the network more than once a step; use euler and dpm")
+    return Tail(after, euler if before is None else before)
 
 
 euler = Euler()

@@ -15,11 +15,16 @@ from .paths import Path
 from .plan import Plan
 from .solvers import Solver
 
-Predict = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""predict(x [N, *d], sigma [N] float32, slot [N] long) -> u [N, *d] float32."""
+Predict = Callable[[Tensor, Tensor, Tensor], Tensor | tuple[Tensor, Tensor]]
+"""predict(x [N, *d], sigma [N] float32, slot [N] long) -> u [N, *d] float32, or (u, raw) with a head for learned noise."""
 Noise = Callable[[int, int], Tensor]
 """noise(slot, node) -> standard normal [*d]."""
 Lane = Callable[[float], int]
+
+
+def joined(answer: Tensor | tuple[Tensor, Tensor]) -> Tensor:
+    """u as it is; (u, raw) of a policy with a noise head as one tensor [N, 2, *d]."""
+    return answer if isinstance(answer, Tensor) else torch.stack(answer, 1)
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,7 @@ class Record:
     def __init__(self, plan: Plan, prompts: int, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> None:
         self.host = plan.host
         self.x = torch.zeros(prompts, len(plan.kept), *shape, dtype=dtype, device=device)
-        self.u = torch.zeros(prompts, len(plan.rows), *shape, device=device)
+        self.u = torch.zeros(prompts, len(plan.rows), *([2] if plan.learned else []), *shape, device=device)
         self.log_prob = torch.zeros(prompts, len(plan.edges), device=device)
         self.owned = torch.zeros(prompts, len(plan.parent), dtype=torch.bool)
 
@@ -119,17 +124,18 @@ class Walk:
         """The next front: the network is asked once for every state with children, then each child takes its step."""
         where = {unit: i for i, unit in enumerate(zip(front.prompt, front.node, strict=True))}
         parents = [where[p, self.host.parent[n]] for p, n in children]
-        u = self.predictions(index, front, sorted(set(parents)))
+        u, raw = self.split(self.predictions(index, front, sorted(set(parents))))
         x = torch.empty(len(children), *self.shape, device=front.x.device)
-        for noisy, move in ((True, self.noisy), (False, self.quiet)):
+        for noisy in (True, False):
             mine = [k for k, (_, n) in enumerate(children) if self.host.noisy[n] == noisy]
             if mine:
-                x[mine] = move(front, u, [children[k] for k in mine], [parents[k] for k in mine])
+                own, at = [children[k] for k in mine], [parents[k] for k in mine]
+                x[mine] = self.noisy(front, u, raw, own, at) if noisy else self.quiet(front, u, own, at)
         return Front([p for p, _ in children], [n for _, n in children], x, self.past(front, u, parents))
 
     def predictions(self, index: int, front: Front, needed: list[int]) -> Tensor:
-        """u at the rows of the front that have children: recorded ones first, in slices, then quiet ones."""
-        u = torch.empty_like(front.x)
+        """Answers at the rows of the front that have children: recorded ones first, in slices, then quiet ones."""
+        u = torch.empty(len(front.x), *self.record.u.shape[2:], device=front.x.device)
         for kept, size in ((True, self.slice), (False, self.batch)):
             rows = [i for i in needed if (front.node[i] in self.host.row) == kept]
             for call in cut(rows, [self.lane(self.host.sigma[front.node[i]]) for i in rows], size):
@@ -142,26 +148,36 @@ class Walk:
         return u
 
     def ask(self, x: Tensor, sigma: list[float], prompt: list[int]) -> Tensor:
+        """The network's answer: u [N, *d], or where the noise is learned u and its raw noise [N, 2, *d]."""
         slot = torch.tensor([self.slots[p] for p in prompt], device=self.device)
-        return self.predict(x, torch.tensor(sigma, device=self.device), slot)
+        answer = joined(self.predict(x, torch.tensor(sigma, device=self.device), slot))
+        if answer.ndim == x.ndim and self.plan.learned:
+            raise ValueError("the plan's noise is learned, but the policy has no noise head; set policy.noise_head to true")
+        return answer[:, 0] if answer.ndim > x.ndim and not self.plan.learned else answer
 
-    def noisy(self, front: Front, u: Tensor, children: list[tuple[int, int]], at: list[int]) -> Tensor:
+    def split(self, answers: Tensor) -> tuple[Tensor, Tensor | None]:
+        return (answers[:, 0], answers[:, 1]) if self.plan.learned else (answers, None)
+
+    def noisy(self, front: Front, u: Tensor, raw: Tensor | None, children: list[tuple[int, int]], at: list[int]) -> Tensor:
         """Stochastic steps, and their densities. What is stored is what is scored."""
         prompt, nodes = [p for p, _ in children], [n for _, n in children]
         a, b, s = (t.float().to(u.device) for t in self.plan.coefficients(torch.tensor(nodes), self.path))
+        if self.plan.learned is not None and raw is not None:
+            s = self.plan.learned.std(raw[at])
         z = torch.stack([self.draw(p, n) for p, n in children]).to(u.device)
         x = self.stored(step(front.x[at], u[at], a, b, s, z))
         self.record.densities(prompt, nodes, log_density(x, step(front.x[at], u[at], a, b, s), s))
         return x
 
     def quiet(self, front: Front, u: Tensor, children: list[tuple[int, int]], at: list[int]) -> Tensor:
+        """Steps of the solver."""
         nodes = torch.tensor([n for _, n in children])
         sigma, left = self.plan.sigma, self.plan.height[nodes]
 
         def again(x: Tensor, levels: Tensor, rows: list[int]) -> Tensor:
             out, where = torch.empty_like(x), levels.tolist()
             for call in cut(list(range(len(x))), [self.lane(level) for level in where], self.batch):
-                out[call] = self.ask(x[call], [where[i] for i in call], [children[rows[i]][0] for i in call])
+                out[call] = self.split(self.ask(x[call], [where[i] for i in call], [children[rows[i]][0] for i in call]))[0]
             return out
 
         start = solvers.Start(
@@ -173,6 +189,7 @@ class Walk:
             past=[(level[at], x0[at]) for level, x0 in front.past],
             left=left,
             steps=self.plan.depth[nodes] + left,
+            noised=self.plan.noised[nodes],
             predict=again,
         )
         return self.stored(self.solver.move(start))

@@ -34,16 +34,110 @@ class Mutant(NamedTuple):
     tests: str
 
 
-LAWS, RATIO, FORWARD, STEP = "samplers/laws.py", "flowrl/objectives/ratio.py", "flowrl/objectives/forward.py", "kernels/ops/step.py"
+LAWS, STEP, WALK, SOLVERS = "samplers/laws.py", "kernels/ops/step.py", "samplers/walk.py", "samplers/solvers.py"
+RATIO, CLIP, FORWARD, CREDIT = (
+    f"flowrl/{name}.py" for name in ("objectives/ratio", "objectives/clip", "objectives/forward", "advantage")
+)
 MUTANTS = (
     # samplers
-    Mutant("drift with the wrong sign", LAWS, "sigma_next - g2 * delta", "sigma_next + g2 * delta", "test_laws.py"),
-    Mutant("std without sqrt(delta)", LAWS, "(g2 * delta).sqrt()", "g2.sqrt()", "test_laws.py"),
+    Mutant("drift with the wrong sign", LAWS, "sigma_next - variance / (2", "sigma_next + variance / (2", "test_laws.py"),
+    Mutant("std without sqrt(delta)", LAWS, "g2 * (sigma - sigma_next))", "g2)", "test_laws.py"),
     Mutant("guard never used", LAWS, "sigma >= 1", "sigma > 1", "test_laws.py"),
     Mutant("guard used below 1", LAWS, "sigma >= 1", "sigma >= 0.5", "test_laws.py"),
-    Mutant("eta not squared", LAWS, "eta**2, dtype", "eta, dtype", "test_laws.py"),
+    Mutant(
+        "eta not squared",
+        LAWS,
+        "_number(eta, sigma) ** 2 * (sigma - sigma_next)",
+        "_number(eta, sigma) * (sigma - sigma_next)",
+        "test_laws.py",
+    ),
     Mutant("CPS: sine for cosine", LAWS, "angle.cos()", "angle.sin()", "test_laws.py"),
     Mutant("x0 moved the wrong way", "samplers/paths.py", "return x - sigma * u", "return x + sigma * u", "test_laws.py"),
+    Mutant(
+        "precise: eta not squared", LAWS, "alpha) ** (_number(eta, sigma) ** 2))", "alpha) ** _number(eta, sigma))", "test_laws.py"
+    ),
+    Mutant(
+        "DDIM: e^-h for e^-2h", LAWS, "_decay(sigma, sigma_next, alpha) ** 2)", "_decay(sigma, sigma_next, alpha))", "test_laws.py"
+    ),
+    Mutant(
+        "the new noise is what should be kept", LAWS, "sigma_next * kept.sqrt()", "sigma_next * (1 - kept).sqrt()", "test_laws.py"
+    ),
+    Mutant("Wan: level of the step's end", LAWS, "(guard - low) * sigma", "(guard - low) * sigma_next", "test_golden_laws.py"),
+    Mutant("SAGE without its correction", LAWS, ".log() - (sigma - sigma_next)", ".log()", "test_golden_laws.py test_laws.py"),
+    Mutant("cap of the variance, not of the std", LAWS, "_number(cap, sigma) ** 2", "_number(cap, sigma)", "test_laws.py"),
+    Mutant("learned std at twice its logarithm", LAWS, "(raw.tanh() + 1) / 2", "(raw.tanh() + 1)", "test_laws.py"),
+    Mutant(
+        "v-prediction with its signs swapped",
+        "samplers/paths.py",
+        "self.alpha(sigma) * x1 - sigma * x0",
+        "self.alpha(sigma) * x1 + sigma * x0",
+        "test_laws.py",
+    ),
+    Mutant(
+        "epsilon not divided by alpha",
+        "samplers/paths.py",
+        "return (x - sigma * u) / self.alpha(sigma)",
+        "return x - sigma * u",
+        "test_laws.py",
+    ),
+    Mutant("tail one level short", "samplers/schedules.py", "sigmas[: last + 1], tail", "sigmas[:last], tail", "test_laws.py"),
+    Mutant("Heun takes the first slope twice", SOLVERS, "(begin + end)", "(begin + begin)", "test_laws.py"),
+    Mutant("DPM: second order everywhere", "samplers/multistep.py", "p2 = p1 / 2 if", "p2 = p1 if", "test_laws.py"),
+    Mutant(
+        "DPM: the last step is of full order",
+        SOLVERS,
+        "self.order, at.left + 1)",
+        "self.order, self.order)",
+        "test_golden_solvers.py",
+    ),
+    Mutant(
+        "history of a stranger",
+        WALK,
+        "[(level[at], x0[at]) for level, x0 in front.past]",
+        "front.past",
+        "test_golden_solvers.py test_rollout.py",
+    ),
+    Mutant("siblings share all their noise", WALK, "+ own * z", "+ 0 * z", "test_rollout.py test_golden_losses.py"),
+    Mutant("shared noise of another prompt", WALK, "self.noise(slot, -2 -", "self.noise(0, -2 -", "test_rollout.py"),
+    Mutant("quiet calls ignore their limit", WALK, "(False, self.batch)", "(False, None)", "test_rollout.py"),
+    Mutant(
+        "the std of learned noise is fixed",
+        WALK,
+        "self.plan.learned.std(raw[at])",
+        "self.plan.learned.std(0 * raw[at])",
+        "test_learned_noise.py",
+    ),
+    Mutant(
+        "learned ratio with one std",
+        RATIO,
+        "batch.learned.std(u[:, 1])) for u in (now, old)",
+        "batch.learned.std(now[:, 1])) for u in (now, old)",
+        "test_learned_noise.py",
+    ),
+    Mutant("merged step with its own guard", "samplers/builders.py", "guard=grid[1])", "guard=float(plan.guard))", "test_plan.py"),
+    Mutant("joined plans mix up their parents", "samplers/builders.py", "p.parent + k, -1", "p.parent, -1", "test_plan.py"),
+    Mutant("softmax over grandchildren", CREDIT, "count[:, nodes] = known.double()", "pass", "test_golden_losses.py"),
+    Mutant("granularities averaged", CREDIT, "label >> bit & 1", "label >= 0", "test_golden_losses.py"),
+    Mutant("best of n: only the best", CREDIT, "order[:, : n // 2], True)", "order[:, :0], True)", "test_golden_losses.py"),
+    Mutant(
+        "guard without its drift", CLIP, "(log_ratio + (drift.mean() if compat else drift))", "log_ratio", "test_golden_losses.py"
+    ),
+    Mutant(
+        "guarded ratio without its std",
+        CLIP,
+        "(batch.b / batch.s).to(now)",
+        "(batch.b / batch.s**2).to(now)",
+        "test_golden_losses.py",
+    ),
+    Mutant(
+        "DPPO drops what comes back",
+        "flowrl/objectives/dppo.py",
+        "(log_ratio > 0) & (advantage > 0)",
+        "(log_ratio > 0) & (advantage < 0)",
+        "test_golden_losses.py",
+    ),
+    Mutant("step weights forgotten", "flowrl/update.py", "else weight * q.share", "else weight", "test_objectives.py"),
+    Mutant("pruned depths trained on", CREDIT, "credit.weight * keep", "credit.weight", "test_advantage.py"),
     Mutant("smallest level shifted once", "samplers/schedules.py", "float(smallest)", "1 / train_steps", "test_golden.py"),
     Mutant(
         "window one step short", "samplers/windows.py", "min(start + size, steps)", "min(start + size - 1, steps)", "test_laws.py"
@@ -61,23 +155,27 @@ MUTANTS = (
     Mutant("noise ignores its purpose", "samplers/noise.py", " + purpose.encode()", "", "test_noise.py"),
     Mutant("quiet twins allowed", "samplers/plan.py", "if len(set(quiet)) < len(quiet):", "if False:", "test_plan.py"),
     Mutant("std 0 allowed", "samplers/plan.py", "if bad.any():", "if False:", "test_plan.py"),
-    Mutant("comb without its granularity", "samplers/plan.py", "for stride in strides", "for stride in (1,)", "test_plan.py"),
+    Mutant("comb without its granularity", "samplers/builders.py", "[i + 2 :: stride]", "[i + 2 :: 1]", "test_plan.py"),
     Mutant("key blind to the law", "samplers/plan.py", ", *self.coefficients(self.edges))", ")", "test_plan.py"),
     Mutant(
         "state scored before it is rounded",
-        "samplers/rollout.py",
-        "log_density(x[mine], step(",
+        "samplers/walk.py",
+        "log_density(x, step(",
         "log_density(step(front.x[at], u[at], a, b, s, z), step(",
         "test_rollout.py",
     ),
-    Mutant("state not rounded", "samplers/rollout.py", "a, b, s, z).to(dtype).float()", "a, b, s, z)", "test_rollout.py"),
+    Mutant("state not rounded", "samplers/walk.py", "x.to(self.dtype).float()", "x.float()", "test_rollout.py"),
     Mutant(
-        "children ask for their own prediction", "samplers/rollout.py", "sorted(set(parents))", "sorted(parents)", "test_rollout.py"
+        "children ask for their own prediction", "samplers/walk.py", "sorted(set(parents))", "sorted(parents)", "test_rollout.py"
     ),
     Mutant(
-        "noise of the prompt's place, not its slot", "samplers/rollout.py", "noise(places[p], n)", "noise(p, n)", "test_rollout.py"
+        "noise of the prompt's place, not its slot",
+        "samplers/walk.py",
+        "z = self.noise(slot, node)",
+        "z = self.noise(prompt, node)",
+        "test_rollout.py",
     ),
-    Mutant("recorded calls ignore the slice", "samplers/rollout.py", "(True, slice)", "(True, None)", "test_rollout.py"),
+    Mutant("recorded calls ignore the slice", "samplers/walk.py", "(True, self.slice)", "(True, None)", "test_rollout.py"),
     Mutant("density lets gradients into x'", "samplers/density.py", "x_next.detach()", "x_next", "test_step.py"),
     Mutant(
         "KL without its half",
@@ -127,17 +225,19 @@ MUTANTS = (
     # objectives
     Mutant("clip on the wrong side", RATIO, "torch.maximum(-advantage", "torch.minimum(-advantage", "test_objectives.py"),
     Mutant("dual clip for good samples", RATIO, "torch.where(advantage < 0", "torch.where(advantage > 0", "test_objectives.py"),
-    Mutant("prediction detached", RATIO, 'u["current"][batch.row]', 'u["current"].detach()[batch.row]', "test_objectives.py"),
+    Mutant(
+        "prediction detached", CLIP, 'now = u["current"][batch.row]', 'now = u["current"].detach()[batch.row]', "test_objectives.py"
+    ),
     Mutant("KL with b, not b^2", RATIO, "(b**2 / (2 * s**2))", "(b / (2 * s**2))", "test_objectives.py"),
     Mutant(
         "replay in another order", RATIO, "torch.arange(i, j) for i, j", "torch.arange(i, j).flip(0) for i, j", "test_objectives.py"
     ),
-    Mutant("floor of the clip removed", RATIO, "if min(self.low, self.high) < floor:", "if False:", "test_objectives.py"),
+    Mutant("floor of the clip removed", RATIO, "if min(low, high) < floor:", "if False:", "test_objectives.py"),
     Mutant(
         "KL without its weight",
-        RATIO,
-        "self.beta * (batch.kl_weight * kl)",
-        "self.beta * (batch.weight * kl)",
+        CLIP,
+        "self.high, self.dual)).sum()\n        total = policy + self.beta * (batch.kl_weight * kl)",
+        "self.high, self.dual)).sum()\n        total = policy + self.beta * (batch.weight * kl)",
         "test_objectives.py",
     ),
     Mutant("NFT prefers what is bad", FORWARD, "0.5 + batch.advantage", "0.5 - batch.advantage", "test_golden.py"),

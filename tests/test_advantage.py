@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from test_plan import plans
 from torch import Tensor
 
-from flowrl.advantage import Group, center, node_rewards, peers, zscore
+from flowrl.advantage import Granular, Group, Pruned, center, granular, node_rewards, peers, tracked, zscore
 from flowrl.rewards.base import Scores
 from flowrl.samplers import Plan, chains, comb, laws, schedules, tree
 from flowrl.types import Credit, Outcome
@@ -126,6 +126,7 @@ def test_peers_take_the_same_step_in_the_same_way(plan: Plan) -> None:
         for m, q in enumerate(plan.parent.tolist()):
             if p >= 0 and q >= 0:
                 alike = plan.sigma[p] == plan.sigma[q] and plan.sigma[n] == plan.sigma[m] and plan.noisy[n] == plan.noisy[m]
+                alike = alike and (plan.label is None or plan.label[n] == plan.label[m])
                 assert (ids[n] == ids[m]) == bool(alike)
 
 
@@ -218,3 +219,88 @@ def test_a_tree_is_normalised_depth_by_depth() -> None:
 def test_ddof_is_what_it_says(ddof: int) -> None:
     r = torch.tensor([[0.0, 2.0]])
     assert float(zscore(r, ddof=ddof, eps=0.0)[0, 1]) == pytest.approx(1 / math.sqrt(2 / (2 - ddof)))
+
+
+def softmax_of_children(plan: Plan, r: Tensor, valid: Tensor, logp: dict[int, float], node: int) -> float:
+    """The published recursion, level by level, over children that could be scored."""
+    below = [c for c, p in enumerate(plan.parent.tolist()) if p == node]
+    if not below:
+        i = plan.leaves.tolist().index(node)
+        return float(r[i]) if valid[i] else math.nan
+    values = [(softmax_of_children(plan, r, valid, logp, c), logp.get(c, 0.0)) for c in below]
+    known = [(v, w) for v, w in values if not math.isnan(v)]
+    total = sum(math.exp(w) for _, w in known)
+    return sum(v * math.exp(w) for v, w in known) / total if known else math.nan
+
+
+@quick
+@given(plans(), st.data())
+def test_softmax_fusion_is_its_recursion(plan: Plan, data: st.DataObject) -> None:
+    r, valid = data.draw(rewards(prompts=1, group=len(plan.leaves)))
+    logp = torch.tensor([[data.draw(st.floats(-3, 3)) for _ in plan.edges]], dtype=torch.float64)
+    got = node_rewards(plan, r, valid, "softmax", logp)[0]
+    table = dict(zip(plan.edges.tolist(), logp[0].tolist(), strict=True))
+    truth = torch.tensor(
+        [softmax_of_children(plan, r[0], valid[0], table, n) for n in range(len(plan.parent))], dtype=torch.float64
+    )
+    torch.testing.assert_close(got, truth, rtol=1e-9, atol=1e-7, equal_nan=True)
+
+
+def test_fusions_that_cannot_be_are_sentences() -> None:
+    plan = tree(GRID, LAW, [0], {0: 2})
+    with pytest.raises(ValueError, match="give log_prob"):
+        node_rewards(plan, torch.zeros(1, 2), fusion="softmax")
+    with pytest.raises(ValueError, match="'max' of node rewards is unknown"):
+        node_rewards(plan, torch.zeros(1, 2), fusion="max")  # pyright: ignore[reportArgumentType]
+
+
+def test_a_group_can_fuse_by_density() -> None:
+    plan = tree(GRID, LAW, [0, 1], {0: 2, 1: 2})
+    r, logp = torch.tensor([[0.0, 1.0, 0.0, 1.0]]), torch.tensor([[0.0, 0.0, 5.0, 0.0, 0.0, 5.0]])
+    scores = {"a": Scores(r, torch.ones_like(r, dtype=torch.bool))}
+    whole = Outcome(plan, scores, {"a": 1.0}, ["p"], [{}], torch.arange(1), 0, logp)
+    first = plan.edges[:2]
+    assert Group().apply(whole, {})[0].advantage[0, first].tolist() == [0.0, 0.0]
+    fused = Group(fusion="softmax").apply(whole, {})[0].advantage[0, first]
+    assert fused[0] < 0 < fused[1]  # the second child's better leaf is its likelier one, the first one's is not
+
+
+def test_granular_credit_is_dropped_where_a_tooth_was_not_scored() -> None:
+    plan = comb(schedules.linear_shift(6), LAW, [0, 1], 3, strides=(1, 2))
+    r = torch.arange(len(plan.leaves), dtype=torch.float64)[None]
+    whole, _ = Granular().apply(outcome(plan, {"a": Scores(r, torch.ones_like(r, dtype=torch.bool))}, {"a": 1.0}), {})
+    assert whole.weight[0, plan.edges].tolist() == [1.0] * 6 and float(whole.advantage[0, plan.edges].abs().max()) > 1
+    below = [i for i, leaf in enumerate(plan.leaves.tolist()) if int(plan.edges[0]) in way(plan, leaf)]
+    r[0, below[0]] = math.nan
+    part, _ = Granular().apply(outcome(plan, {"a": Scores(r, torch.isfinite(r))}, {"a": 1.0}), {})
+    assert part.weight[0, plan.edges].tolist() == [0.0] + [1.0] * 5 and (part.advantage[0, plan.edges[:1]] == 0).all()
+    with pytest.raises(ValueError, match="comb with several strides"):
+        granular(chains(GRID, LAW, [0], 2), torch.zeros(1, 2))
+
+
+def way(plan: Plan, node: int) -> list[int]:
+    return [node, *way(plan, int(plan.parent[node]))] if node >= 0 else []
+
+
+def test_granular_credit_of_one_stride_is_the_groups() -> None:
+    plan = comb(GRID, LAW, [0, 1], 3)
+    r = torch.arange(len(plan.leaves), dtype=torch.float64)[None] ** 2
+    scores = {"a": Scores(r, torch.ones_like(r, dtype=torch.bool))}
+    one, other = (a.apply(outcome(plan, scores, {"a": 1.0}), {})[0] for a in (Granular(), Group(ddof=1, eps=1e-8)))
+    assert torch.equal(one.advantage, other.advantage)
+
+
+def test_pruned_depths_weigh_nothing() -> None:
+    plan = tree(GRID, LAW, [0, 1, 2], {0: 2})
+    r = torch.tensor([[0.0, 1.0]])
+    of = outcome(plan, {"a": Scores(r, torch.ones_like(r, dtype=torch.bool))}, {"a": 1.0})
+    credit, _ = Pruned(Group(), lambda iteration: [2, 3]).apply(of, {})
+    assert torch.equal(credit.weight[0] > 0, plan.depth < 2) and torch.equal(credit.kl_weight, credit.weight)
+    assert torch.equal(credit.advantage, Group().apply(of, {})[0].advantage)
+
+
+def test_a_tracker_forgets_and_leaves_out_what_was_not_scored() -> None:
+    a, state = tracked(torch.tensor([[1.0, 2.0, math.nan]]), ["p"], {}, buffer=2, least=2)
+    assert state == {"p": [1.0, 2.0]} and a[0].tolist() == pytest.approx([-1, 1, 0], abs=1e-5)
+    _, after = tracked(torch.tensor([[5.0]]), ["p"], state, buffer=2, least=2)
+    assert after == {"p": [2.0, 5.0]} and state == {"p": [1.0, 2.0]}  # the state that was passed in is left alone

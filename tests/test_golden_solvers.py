@@ -113,7 +113,7 @@ def test_a_rollout_is_mixgrpos(case: Case) -> None:
         # their flow step draws noise on quiet steps, too; the tail does not
         if i in window or (a["flow_grpo_sampling"] and (a["dpm"] == "null" or i <= end))
     }
-    solver = solvers.euler if a["dpm"] == "null" else solvers.below(float(grid[end]), solvers.dpm(2))
+    solver = solvers.euler if a["dpm"] == "null" else solvers.tail(solvers.dpm(2))
 
     def noise(slot: int, node: int) -> Tensor:
         return case["z0"][0] if node == 0 else noises[node - 1][0]

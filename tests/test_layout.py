@@ -36,6 +36,7 @@ LAYERS: dict[str, set[str]] = {
     "advantage": {"types", "samplers", "base"},
     "methods": {"objectives", "advantage", "types", "samplers"},
     "loop": {"methods", "objectives", "advantage", "types", "samplers", "kernels", "base", "recipe", "evaluate"},
+    "drawing": {"samplers"},
     "report": {"loop"},
     "export": {"loop", "models"},
     "sample": {"loop", "models"},

@@ -21,7 +21,18 @@ from flowrl.update import RatioError
 SMALL: dict[str, dict[str, Any]] = {
     "flow_grpo": {"group": 6, "clip": 1e-2, "beta": 1e-3},
     "flow_grpo_fast": {"group": 6, "clip": 1e-2, "window": 2, "high": 4},
+    "grpo_guard": {"group": 6, "clip": 1e-2},
+    "flow_dppo": {"group": 6, "threshold": 1e-2},
+    "flow_noise": {"group": 6, "low": 0.1, "high": 0.4},
+    "dance_grpo": {"group": 6, "clip": 1e-2, "updates": 2},
     "mix_grpo": {"group": 6, "clip": 1e-2, "window": 2, "every": 2, "updates": 2},
+    "mix_grpo_flash": {"group": 6, "clip": 1e-2, "window": 2, "every": 2, "updates": 2},
+    "branch_grpo": {"group": 6, "clip": 1e-2, "points": (0, 2), "strength": 4.0, "fusion": "softmax", "updates": 2},
+    "tree_rpo": {"group": 4, "clip": 1e-2, "depth": 2, "every": 2, "updates": 2},
+    "tempflow_grpo": {"group": 4, "teeth": 2, "clip": 1e-2},
+    "g2rpo": {"group": 4, "steps": 2, "strides": (1, 2), "clip": 1e-2},
+    "e_grpo": {"group": 6, "clip": 1e-2, "updates": 2},
+    "flash_grpo": {"group": 6, "clip": 1e-2},
     "diffusion_nft": {"group": 6, "draws": 4, "updates": 2},
 }
 """The smallest arguments that keep a method's structure; every row of the table of methods has one."""
@@ -31,7 +42,8 @@ def parts(name: str, seed: int = 0) -> Parts:
     recipe = Recipe(
         policy=PolicySpec(steps=toy.STEPS), sizes=SizesSpec(prompts=4, group=6), optim=OptimSpec(lr=1e-2), run=RunSpec(seed=seed)
     )
-    return Parts(recipe, toy.Policy(), methods.TABLE[name](**SMALL[name]), {"toy": (toy.REWARD, 1.0)}, toy.TEXTS, toy.WORLD)
+    policy = toy.Policy(noisy=name == "flow_noise")
+    return Parts(recipe, policy, methods.TABLE[name](**SMALL[name]), {"toy": (toy.REWARD, 1.0)}, toy.TEXTS, toy.WORLD)
 
 
 def session(of: Parts) -> Session:
@@ -59,7 +71,7 @@ def test_a_published_default_is_a_whole_method(name: str) -> None:
         assert plan.key == method.plan_at(iteration, sigmas, 0).key
         assert plan.leaves.numel() > 1
         assert torch.equal(plan.sigma[plan.leaves], torch.zeros(len(plan.leaves), dtype=torch.float64))
-    assert plans_differ(method) == (name in ("flow_grpo_fast", "mix_grpo"))
+    assert plans_differ(method) == (name in ("flow_grpo_fast", "mix_grpo", "mix_grpo_flash", "tree_rpo", "e_grpo", "flash_grpo"))
 
 
 @pytest.mark.parametrize("name", methods.TABLE)

@@ -173,7 +173,26 @@ def test_queries_give_the_loss_of_every_edge_once(kind: str) -> None:
     torch.testing.assert_close(grads[0], grads[1], rtol=0, atol=1e-5 * float(grads[1].abs().max()))
 
 
-@pytest.mark.parametrize("objective", [objectives.clip(1e-2, beta=0.3), objectives.nft(kl=0.1)], ids=["clip", "nft"])
+def test_step_weights_are_no_part_of_the_denominator() -> None:
+    """All steps twice as heavy make the loss twice as large; the KL is left alone."""
+    got, _ = toy.collected(toy.Policy(excited=True), toy.plan("comb"))
+    ro = got.rollout
+    assert ro is not None
+    plain, double, uneven = (
+        normalised(objectives.clip(scale=scale).queries(ro, credit_of(ro), NOISE), [0] * len(ro.blocks), 1, toy.WORLD)
+        for scale in (None, lambda b, s: torch.full_like(s, 2.0), lambda b, s: objectives.scales.noise_aware(s, 2.25))
+    )
+    assert plain is not None and double is not None and uneven is not None
+    torch.testing.assert_close(double.weight, 2 * plain.weight)
+    torch.testing.assert_close(uneven.weight, 2.25 * plain.s * plain.weight)
+    assert torch.equal(double.kl_weight, plain.kl_weight) and torch.equal(uneven.kl_weight, plain.kl_weight)
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [objectives.clip(1e-2, beta=0.3), objectives.guard(1e-2, beta=0.3), objectives.dppo(1e-2, beta=0.3), objectives.nft(kl=0.1)],
+    ids=["clip", "guard", "dppo", "nft"],
+)
 @pytest.mark.parametrize("kind", ["chains", "tree", "comb"])
 def test_slices_accumulate_to_one_batch(kind: str, objective: Objective) -> None:
     policy, reference = toy.Policy(torch.float64, excited=True), toy.Policy(torch.float64, excited=True, seed=1)

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flowrl.samplers import Plan, chains, comb, laws, schedules, solvers, tree, units
+from flowrl.samplers import Plan, chains, comb, join, laws, merged, own_share, schedules, solvers, tree, units
 
 quick = settings(deadline=None, max_examples=50)  # a shared machine may stall at any moment
 LAW = laws.flow_sde(0.7)
@@ -22,13 +22,17 @@ def plans(draw: st.DrawFn) -> Plan:
     """Any chain, tree or comb of up to 8 steps."""
     steps = draw(st.integers(2, 8))
     grid = schedules.linear_shift(steps, draw(st.sampled_from([1.0, 3.0])))
-    law = draw(st.sampled_from([LAW, laws.dance_sde(0.3), laws.cps(0.5)]))
+    law = draw(st.sampled_from([LAW, laws.dance_sde(0.3), laws.cps(0.5), laws.precise(1.0)]))
     noisy = draw(st.lists(st.integers(0, steps - 2), unique=True, max_size=steps))
-    kind = draw(st.sampled_from(["chains", "tree", "comb"]))
+    kind = draw(st.sampled_from(["chains", "tree", "comb", "merged"]))
+    mix = draw(st.sampled_from([1.0, 0.6]))
     if kind == "chains":
-        return chains(grid, law, noisy, draw(st.integers(1, 4)))
+        return chains(grid, law, noisy, draw(st.integers(1, 4)), mix)
     if kind == "tree":
-        return tree(grid, law, noisy, {i: draw(st.integers(1, 3)) for i in noisy[:3]})
+        return tree(grid, law, noisy, {i: draw(st.integers(1, 3)) for i in noisy[:3]}, mix)
+    if kind == "merged":
+        at = draw(st.integers(0, steps - 2))
+        return join([merged(grid, law, at, k, draw(st.integers(1, 2))) for k in range(1, min(3, steps - at))])
     return comb(grid, law, noisy, draw(st.integers(1, 3)), draw(st.sampled_from([(1,), (1, 2), (2, 3)])))
 
 
@@ -108,6 +112,21 @@ BAD = {
     "no group": (lambda: chains(GRID, LAW, [0], 0), "a group of 0: give at least 1"),
     "quiet fan": (lambda: tree(GRID, LAW, [0], {1: 2}), "branches at step 1, which is not noisy"),
     "fan beyond": (lambda: tree(GRID, LAW, [0], {7: 2}), "step 7 does not exist"),
+    "fan of none": (lambda: tree(GRID, LAW, [0], {0: 0}), "a fan at step 0 of 0"),
+    "no teeth": (lambda: comb(GRID, LAW, [0], 0), "a tooth of 0"),
+    "stride 0": (lambda: comb(GRID, LAW, [0], 2, (1, 0)), "a stride of 0"),
+    "one level": (lambda: chains([1.0], LAW), "1 level.s. has no step"),
+    "twins by mix": (
+        lambda: chains(GRID, LAW, [0], 2, mix=0.0),
+        "must lie in .0, 1., got 0 to 1: at 0 siblings would be identical",
+    ),
+    "mix above 1": (lambda: tree(GRID, LAW, [0], {0: 2}, mix=1.5), "must lie in .0, 1."),
+    "labels": (lambda: arrays([1, 0.5], [-1, 0], [False, False], label=torch.tensor([1])), "label has 1 entries for a plan of 2"),
+    "merged beyond": (lambda: merged(GRID, LAW, 2, 3), "3 steps from step 2 on do not fit into a schedule of 4"),
+    "merged by none": (lambda: merged(GRID, LAW, 2, 0), "0 steps from step 2"),
+    "join nothing": (lambda: join([]), "no plan to join"),
+    "join strangers": (lambda: join([chains(GRID, LAW, [0]), chains(GRID, laws.cps(0.5), [0])]), "differ in their law or guard"),
+    "join granularities": (lambda: join([comb(GRID, LAW, [0], 2, (1, 2))] * 2), "has labels of its own"),
 }
 
 
@@ -165,3 +184,82 @@ def test_units_are_roots_of_prompts_in_prompt_order() -> None:
     plan = chains(GRID, LAW, [0], 2)
     assert units(plan, 3).tolist() == [[p, r] for p in range(3) for r in plan.roots.tolist()]
     assert units(tree(GRID, LAW, [0], {0: 4}), 2).tolist() == [[0, 0], [1, 0]]
+
+
+def test_a_comb_may_end_with_a_noisy_last_step() -> None:
+    """G2RPO and TempFlow may branch at the last step: its teeth are images."""
+    plan = comb(GRID, LAW, [3], 3)
+    assert len(plan.leaves) == 4 and (plan.sigma[plan.edges] == 0).all() and set(plan.edges.tolist()) <= set(plan.leaves.tolist())
+    assert plan.nfe() == 4
+
+
+def test_ways_of_unlike_strides_share_nodes_and_keep_their_bits() -> None:
+    plan = comb(schedules.linear_shift(6), LAW, [1, 4], 1, strides=(1, 2, 3))
+    assert plan.label is not None
+    early, late = plan.edges.tolist()
+    assert plan.label[[early, late]].tolist() == [7, 7]
+    leaves = [n for n in plan.leaves.tolist() if plan.label[n]]
+    for start in (early, late):
+        below = [n for n in leaves if start in ancestors(plan, n)]
+        assert sum(int(plan.label[n]).bit_count() for n in below) == 3  # each stride ends once
+    assert [int(plan.label[n]) for n in leaves if late in ancestors(plan, n)] == [7]  # near the end all ways are one
+
+
+def ancestors(plan: Plan, node: int) -> list[int]:
+    out = []
+    while node >= 0:
+        out.append(node)
+        node = int(plan.parent[node])
+    return out
+
+
+def test_a_merged_step_jumps_and_keeps_the_guard() -> None:
+    plan = merged(GRID, LAW, 0, 2, 3)
+    assert len(plan.edges) == 3 and (plan.sigma[plan.edges] == 0.5).all() and plan.guard == 0.75
+    wide, one = plan.coefficients(plan.edges)[2][0], chains(GRID, LAW, [0]).coefficients(torch.tensor([1]))[2][0]
+    assert float(wide / one) == pytest.approx(math.sqrt(2))  # the level is the same, the step twice as long
+    assert plan.nfe() == 3 * 3
+
+
+def test_joined_plans_keep_their_shapes_and_compete_apart() -> None:
+    one, two = merged(GRID, LAW, 1, 1, 2), merged(GRID, LAW, 1, 2, 2)
+    both = join([one, two])
+    assert both.nfe() == one.nfe() + two.nfe() and len(both.leaves) == 4 and len(both.roots) == 4
+    assert both.label is not None and both.label[both.leaves].tolist() == [0, 0, 1, 1]
+    assert torch.equal(both.sigma[both.edges], torch.cat([one.sigma[one.edges], two.sigma[two.edges]]))
+    mixed = join([chains(GRID, LAW, [0], 2, mix=0.5), chains(GRID, LAW, [1], 1)])
+    assert mixed.mix is not None and mixed.mix[mixed.roots].tolist() == [0.5, 0.5, 1.0]
+
+
+def test_the_own_share_of_branchgrpos_noise() -> None:
+    assert own_share(4.0) == pytest.approx(4 / math.sqrt(17)) and own_share(0.0) == 0
+
+
+def test_further_calls_are_made_at_quiet_steps_that_do_not_end_at_0() -> None:
+    plan = comb(GRID, LAW, [1], 2)
+    quiet = [n for n, p in enumerate(plan.parent.tolist()) if p >= 0 and not plan.noisy[n]]
+    states = len({int(plan.parent[n]) for n in range(len(plan.parent)) if plan.parent[n] >= 0})
+    assert plan.nfe(solvers.heun) == states + sum(1 for n in quiet if plan.sigma[n] > 0)
+    assert plan.nfe(solvers.dpm(3)) == plan.nfe() == states
+
+
+def test_height_counts_steps_to_the_furthest_leaf() -> None:
+    plan = comb(GRID, LAW, [1], 1, strides=(1, 3))
+    assert int(plan.height[0]) == 4 and (plan.height[plan.leaves] == 0).all()
+    assert int(plan.height[plan.edges[0]]) == 2
+
+
+FLASH = [11, 12, 13, 13, 14, 14, 15, 16, 16, 17, 17, 18, 19]
+
+
+@pytest.mark.parametrize("start", range(len(FLASH)))
+def test_flash_makes_as_many_calls_as_published(start: int) -> None:
+    """MixGRPO-Flash, 25 steps, window 4, ratio 0.4: calls an image by the window's start; its solver asks once a step."""
+    window = range(start, start + 4)
+    plan = chains(schedules.flash_tail(schedules.linear_shift(25, 3.0), window[-1], 0.4), LAW, window, 12)
+    assert plan.nfe(solvers.tail(solvers.dpm(2))) == 12 * FLASH[start] and len(plan.rows) == 12 * 4
+
+
+def test_the_frozen_flash_makes_7_calls() -> None:
+    plan = chains(schedules.flash_tail(schedules.linear_shift(25, 3.0), 3, 0.2), LAW, range(4))
+    assert plan.nfe() == 7

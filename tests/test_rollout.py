@@ -14,7 +14,7 @@ from test_plan import plans
 from torch import Tensor
 
 from flowrl.kernels import log_ratio, step
-from flowrl.samplers import Plan, Rollout, chains, comb, laws, log_prob, rollout, schedules, tree, units
+from flowrl.samplers import Plan, Rollout, chains, comb, laws, log_prob, rollout, schedules, solvers, tree, units
 from flowrl.samplers.noise import Source
 
 quick = settings(deadline=None, max_examples=25)  # a shared machine may stall at any moment
@@ -59,6 +59,51 @@ def test_states_do_not_depend_on_how_work_is_cut(plan: Plan, prompts: int, data:
     cut = walked(plan, prompts, blocks=blocks, slice=data.draw(st.integers(1, 5)))
     assert same(whole, cut)
     assert cut.owned.all()
+
+
+@pytest.mark.parametrize("solver", [solvers.heun, solvers.dpm(2), solvers.dpm(3, "heun")], ids=str)
+@settings(deadline=None, max_examples=10)
+@given(plans(), st.integers(1, 4), st.integers(1, 3))
+def test_solvers_cost_what_the_plan_says_and_do_not_see_the_cut(solver: solvers.Solver, plan: Plan, size: int, batch: int) -> None:
+    network = RowLocal()
+    whole = rollout(plan, network, 2, SHAPE, noise, solver)
+    assert sum(network.rows) == 2 * plan.nfe(solver)
+    network = RowLocal()
+    cut = rollout(plan, network, 2, SHAPE, noise, solver, blocks=list(units(plan, 2).split(3)), slice=size, batch=batch)
+    assert same(whole, cut) and max(network.rows) <= max(size, batch)
+
+
+@quick
+@given(plans(), st.integers(1, 4))
+def test_quiet_calls_are_no_longer_than_their_batch(plan: Plan, batch: int) -> None:
+    network = RowLocal()
+    cut = rollout(plan, network, 2, SHAPE, noise, slice=2, batch=batch)
+    assert max(network.rows) <= max(2, batch) and same(cut, walked(plan))
+
+
+@pytest.mark.parametrize("name", ["slice", "batch"])
+def test_a_call_without_rows_is_a_sentence(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name}, the rows of a network call, is 0"):
+        walked(PLANS["chains"](), **{name: 0})
+
+
+def test_mixed_roots_are_neighbours() -> None:
+    """Neighbor-GRPO: sqrt(1 - s^2) shared + s own, per prompt; each alone is N(0, I)."""
+    ro = rollout(chains(schedules.linear_shift(2), laws.ode(), (), 4, mix=0.3), RowLocal(), 2, SHAPE, noise)
+    network = RowLocal()
+    rollout(ro.plan, network, 2, SHAPE, noise)
+    starts = {(p, r): (1 - 0.3**2) ** 0.5 * noise(p, -1) + 0.3 * noise(p, r) for p in range(2) for r in ro.plan.roots.tolist()}
+    seen = [torch.frombuffer(bytearray(state), dtype=torch.float32).view(SHAPE) for state, sigma, _ in network.asked if sigma == 1]
+    assert len(seen) == 8
+    for got, expected in zip(seen, starts.values(), strict=True):
+        torch.testing.assert_close(got, expected)
+
+
+def test_states_may_lie_elsewhere_than_they_are_computed() -> None:
+    """The record alone: other states live as long as their wave."""
+    plan = comb(schedules.linear_shift(8), laws.flow_sde(0.7), [1], 2)
+    ro = walked(plan, storage="cpu")
+    assert ro.x.shape[1] == len(plan.kept) == 1 + 2 + 3 < len(plan.parent)
 
 
 @quick

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 from transformers import AutoTokenizer
@@ -165,26 +166,33 @@ def test_a_stage_without_its_input_says_what_to_run(tmp_path: Path) -> None:
         main(["flow", "--out", str(tmp_path), "--assets", str(tmp_path / "assets")])
 
 
+def first_losses(number: int, folder: Path, data: flow.Pool, used: Tensor, steps: int, stop: int, seed: int) -> None:
+    """One of two processes that train together, as those of the record did."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder / 'flow.store'}", rank=number, world_size=2)
+    nets = flow.networks(seed)
+    text.listen(nets, torch.load(folder / "text.pt", weights_only=True)["modules"], seed)
+
+    def loss(step: int) -> Tensor:
+        rows = torch.searchsorted(used, flow.indices(step, seed))
+        return flow.velocity_loss(nets, flow.share(flow.batch(data, rows, step, seed)))
+
+    # The rate depends on the number of all steps.
+    job = replace(flow.job(nets, flow.averaged(nets), data, steps, seed), loss=loss)
+    loop.run(job, folder, "flow", stop=stop)
+    dist.destroy_process_group()
+
+
 @pytest.mark.slow
 def test_the_first_losses_of_the_shipped_training_come_out_again(tmp_path: Path) -> None:
     record = json.loads(asset("training.json").read_text())
-    wanted = np.array(record["flow_first_losses"])
-    seed = record["seed"]
-    steps = [flow.indices(step, seed) for step in range(len(wanted))]
-    used = torch.cat(steps).unique()
+    wanted, seed = np.array(record["flow_first_losses"]), record["seed"]
+    used = torch.cat([flow.indices(step, seed) for step in range(len(wanted))]).unique()
     model = AutoencoderKL.from_pretrained(asset("shapes-sd3") / "vae").eval()
-    data = flow.pool(model, used.numpy(), seed)
-    nets = flow.networks(seed)
     text.train(tmp_path, record["stages"]["text"]["steps"], seed)
-    text.listen(nets, torch.load(tmp_path / "text.pt", weights_only=True)["modules"], seed)
-
-    def loss(step: int) -> Tensor:
-        return flow.velocity_loss(nets, flow.batch(data, torch.searchsorted(used, steps[step]), step, seed))
-
-    # The rate depends on the number of all steps.
-    job = replace(flow.job(nets, flow.averaged(nets), data, record["stages"]["flow"]["steps"], seed), loss=loss)
-    loop.run(job, tmp_path, "flow", stop=len(wanted))
+    args = (tmp_path, flow.pool(model, used.numpy(), seed), used, record["stages"]["flow"]["steps"], len(wanted), seed)
+    torch.multiprocessing.spawn(first_losses, args, nprocs=2)
     losses = np.array([json.loads(line)["loss"] for line in (tmp_path / "flow.jsonl").read_text().splitlines()])
-    # Two processes made the record, one makes this: bfloat16 rounding differs from the start, and training amplifies it.
     assert losses[:5] == pytest.approx(wanted[:5], rel=1e-4)
-    assert np.abs(losses / wanted - 1).mean() < 0.05
+    # bfloat16 rounds differently on other processors, and training amplifies it
+    assert np.abs(losses / wanted - 1).mean() < 0.02

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from flowrl.collect import Collected, collect
 from flowrl.data import Prompts
 from flowrl.dist import World
+from flowrl.models.noise_head import NoiseHead
 from flowrl.rewards import make
 from flowrl.samplers import Plan, chains, comb, laws, paths, schedules, tree
 from flowrl.samplers.noise import Source
@@ -51,7 +52,9 @@ class Policy:
     path = paths.flow
     adapted = False
 
-    def __init__(self, dtype: torch.dtype = torch.float32, width: int = 24, seed: int = 0, excited: bool = False) -> None:
+    def __init__(
+        self, dtype: torch.dtype = torch.float32, width: int = 24, seed: int = 0, excited: bool = False, noisy: bool = False
+    ) -> None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.network: nn.Module = nn.Sequential(
@@ -62,16 +65,18 @@ class Policy:
                 nn.init.zeros_(self.network[4].bias)
         self.dtype = dtype
         self.calls = 0
+        self.head = NoiseHead(2, 8, seed) if noisy else None
 
     def encode(self, prompts: Sequence[str], guidance: float | None = None) -> Directions:
         angles = torch.tensor([METADATA[PROMPTS.index(p)]["angle"] for p in prompts])
         return Directions(torch.stack([angles.cos(), angles.sin()], 1))
 
-    def predict(self, x: Tensor, sigma: Tensor, cond: Directions) -> Tensor:
+    def predict(self, x: Tensor, sigma: Tensor, cond: Directions) -> Tensor | tuple[Tensor, Tensor]:
         self.calls += 1
         level = sigma[:, None]
         exact = x * (2 * level - 1) / ((1 - level) ** 2 + level**2)
-        return exact + self.network(torch.cat([x, level, cond.angle], 1).to(self.dtype)).float()
+        u = exact + self.network(torch.cat([x, level, cond.angle], 1).to(self.dtype)).float()
+        return u if self.head is None else (u, self.head(x, u, sigma))
 
     def sigmas(self, steps: int) -> Tensor:
         return schedules.linear_shift(steps)
@@ -88,7 +93,8 @@ class Policy:
         return 0
 
     def trainable(self) -> list[tuple[str, nn.Parameter]]:
-        return list(self.network.named_parameters())
+        head = [] if self.head is None else list(self.head.named_parameters())
+        return [*self.network.named_parameters(), *head]
 
     def rows_that_fit(self) -> int:
         return 32

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
     from flowrl.samplers import Plan
+    from flowrl.samplers.solvers import Solver
     from flowrl.types import Method
 
 
@@ -19,8 +21,13 @@ def plan(
     group: Annotated[int, typer.Option(min=2, help="Images a prompt.")] = 12,
     shift: Annotated[float, typer.Option(help="Static shift of the schedule (Stable Diffusion 3 has 3).")] = 3.0,
     iteration: Annotated[int, typer.Option(min=0, help="Windows that move stand where they are at this iteration.")] = 0,
+    prompts: Annotated[int, typer.Option(min=1, help="Prompts an iteration, to count its recorded calls.")] = 8,
+    rows: Annotated[int, typer.Option("--slice", min=1, help="Most rows of a recorded call.")] = 32,
+    picture: Annotated[Path | None, typer.Option(help="Draw the plan into this file (.png, .svg, .pdf).")] = None,
 ) -> None:
-    """Show how a method samples: which steps are noisy and recorded, and what one prompt costs.
+    """Show how a method samples: its tree over the noise levels, which steps are noisy and recorded, and what one prompt costs.
+
+    In the tree, o is a recorded state, # an image, ~ a noisy step and - a quiet one.
 
     Examples:
 
@@ -28,14 +35,39 @@ def plan(
 
         flowrl plan mix_grpo --set window=4 --set noise=0.9 --iteration 50
 
-        flowrl plan flow_grpo --steps 20
+        flowrl plan branch_grpo --steps 20 --group 16
+
+        flowrl plan g2rpo --steps 16 --picture g2rpo.png
     """
     from flowrl.samplers import schedules
 
-    sigmas = schedules.sd3(steps, shift)
-    made = build(method, settings or [], group).plan_at(iteration, sigmas, 0)
-    print(f"{method} at iteration {iteration}, {steps} steps, shift {shift:g}, {group} images a prompt")
-    print(describe(made))
+    whole = build(method, settings or [], group)
+    made = whole.plan_at(iteration, schedules.sd3(steps, shift), 0)
+    print(f"{method} at iteration {iteration}, {steps} steps, shift {shift:g}, group {group}")
+    print("\n".join(["", *describe(made, whole.solver, prompts, rows)]))
+    if picture is not None:
+        save(picture, {method: (made, whole.solver)})
+        print(f"\n  drawn into {picture}")
+
+
+def describe(plan: Plan, solver: Solver, prompts: int, rows: int) -> list[str]:
+    """The plan as text: its tree, a line a step of the schedule, and the cost of one prompt."""
+    from flowrl import drawing
+
+    return [drawing.tree_text(plan), "", drawing.steps_text(plan), "", drawing.cost_text(plan, solver, prompts, rows)]
+
+
+def save(path: Path, plans: Mapping[str, tuple[Plan, Solver]]) -> None:
+    """Draw plans side by side into a file.
+
+    Raises: ValueError for a suffix that is no picture's.
+    """
+    from flowrl import drawing
+
+    if path.suffix.lower() not in (".png", ".svg", ".pdf"):
+        raise ValueError(f"{path} names no picture; use a name that ends in .png, .svg or .pdf")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    drawing.picture(plans).savefig(path, dpi=200)
 
 
 def build(name: str, settings: Sequence[str] = (), group: int = 12) -> Method:
@@ -53,38 +85,3 @@ def build(name: str, settings: Sequence[str] = (), group: int = 12) -> Method:
     if name in TABLE:
         arguments(TABLE[name], args, where="")
     return method(MethodSpec(name, args), group)
-
-
-def describe(plan: Plan) -> str:
-    """The plan as text: a line a step of the schedule, then the cost of one prompt."""
-    levels = sorted({float(s) for s in plan.sigma}, reverse=True)
-    parent, noisy, sigma = plan.parent.tolist(), plan.noisy.tolist(), plan.sigma.tolist()
-    jumps: dict[tuple[float, float], list[int]] = {}
-    for node, above in enumerate(parent):
-        if above >= 0:
-            jumps.setdefault((sigma[above], sigma[node]), []).append(node)
-    lines = [f"  {'sigma':>7}    {'next':>7}  {'edges':>6}  {'noisy':>6}  {'std':>8}"]
-    for (high, low), nodes in sorted(jumps.items(), key=lambda item: (-item[0][0], -item[0][1])):
-        recorded = [node for node in nodes if noisy[node]]
-        std = f"{_std(plan, recorded[0]):8.4f}" if recorded else f"{'-':>8}"
-        lines.append(f"  {high:7.4f} -> {low:7.4f}  {len(nodes):6d}  {len(recorded) or '-':>6}  {std}")
-    note = "" if len(plan.edges) else "  (no recorded states: the objective re-noises the images)"
-    quiet = sum(1 for above, loud in zip(parent, noisy, strict=True) if above >= 0 and not loud)
-    lines += [
-        "",
-        f"  noise levels              {len(levels)}",
-        f"  initial states (roots)    {len(plan.roots)}",
-        f"  images (leaves)           {len(plan.leaves)}",
-        f"  recorded (noisy) edges    {len(plan.edges)}",
-        f"  quiet edges               {quiet}",
-        f"  network calls to sample   {plan.nfe()}",
-        f"  rows to train on          {len(plan.rows)}{note}",
-        f"  calls an image            {plan.nfe() / len(plan.leaves):.2f}",
-    ]
-    return "\n".join(lines)
-
-
-def _std(plan: Plan, node: int) -> float:
-    import torch
-
-    return float(plan.coefficients(torch.tensor([node]))[2][0])

@@ -7,15 +7,48 @@ from collections.abc import Callable
 from flowrl.types import Method
 
 from .average import warming
-from .flow_grpo import flow_grpo, flow_grpo_fast
-from .mix_grpo import mix_grpo
+from .combs import g2rpo, tempflow_grpo
+from .dance_grpo import dance_grpo
+from .flow_grpo import flow_dppo, flow_grpo, flow_grpo_fast, flow_noise, grpo_guard
+from .mix_grpo import mix_grpo, mix_grpo_flash
 from .nft import diffusion_nft
+from .single_step import e_grpo, flash_grpo
+from .trees import branch_grpo, tree_rpo
 
 TABLE: dict[str, Callable[..., Method]] = {
     "flow_grpo": flow_grpo,
     "flow_grpo_fast": flow_grpo_fast,
+    "grpo_guard": grpo_guard,
+    "flow_dppo": flow_dppo,
+    "flow_noise": flow_noise,
+    "dance_grpo": dance_grpo,
     "mix_grpo": mix_grpo,
+    "mix_grpo_flash": mix_grpo_flash,
+    "branch_grpo": branch_grpo,
+    "tree_rpo": tree_rpo,
+    "tempflow_grpo": tempflow_grpo,
+    "g2rpo": g2rpo,
+    "e_grpo": e_grpo,
+    "flash_grpo": flash_grpo,
     "diffusion_nft": diffusion_nft,
 }
 
-__all__ = ["TABLE", "diffusion_nft", "flow_grpo", "flow_grpo_fast", "mix_grpo", "warming"]
+__all__ = [
+    "TABLE",
+    "branch_grpo",
+    "dance_grpo",
+    "diffusion_nft",
+    "e_grpo",
+    "flash_grpo",
+    "flow_dppo",
+    "flow_grpo",
+    "flow_grpo_fast",
+    "flow_noise",
+    "g2rpo",
+    "grpo_guard",
+    "mix_grpo",
+    "mix_grpo_flash",
+    "tempflow_grpo",
+    "tree_rpo",
+    "warming",
+]

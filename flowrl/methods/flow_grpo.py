@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 from torch import Tensor
 
@@ -16,6 +16,19 @@ def reference(beta: float) -> dict[str, WeightSet]:
     return {"reference": WeightSet("frozen")} if beta else {}
 
 
+Kind = Literal["flow_sde", "cps", "dance_sde", "precise", "dance_precise", "ddim", "dgpo", "sage", "longcat"]
+
+
+def law_of(kind: Kind, noise: float) -> Law:
+    """The law of that name at one level.
+
+    Raises: ValueError for a name that is no law of one level.
+    """
+    if kind not in get_args(Kind):
+        raise ValueError(f"law {kind!r} is unknown; use one of {', '.join(get_args(Kind))}")
+    return getattr(laws, kind)(noise)
+
+
 def flow_grpo(
     group: int = 24,
     noise: float = 0.7,
@@ -24,6 +37,7 @@ def flow_grpo(
     std: Literal["group", "global"] = "global",
     updates: int = 2,
     compat: str | None = None,
+    law: Kind = "flow_sde",
 ) -> Method:
     """Flow-GRPO as published for SD3.5-M on GenEval: noise 0.7, clip 1e-4, KL 0.04, groups of 24, global std, two updates a
     rollout.
@@ -35,23 +49,16 @@ def flow_grpo(
     """
 
     def plan_at(iteration: int, sigmas: Tensor, slot: int) -> Plan:
-        return chains(sigmas, laws.flow_sde(noise), range(int((len(sigmas) - 1) * 0.99)), group)
+        return chains(sigmas, law_of(law, noise), range(int((len(sigmas) - 1) * 0.99)), group)
 
     return Method(
         plan_at, advantage.Group(std=std), objectives.clip(clip, beta=beta, compat=compat), reference(beta), updates=updates
     )
 
 
-def law_of(kind: Literal["flow_sde", "cps", "dance_sde"], noise: float) -> Law:
-    kinds = {"flow_sde": laws.flow_sde, "cps": laws.cps, "dance_sde": laws.dance_sde}
-    if kind not in kinds:
-        raise ValueError(f"law {kind!r} is unknown; use one of {', '.join(kinds)}")
-    return kinds[kind](noise)
-
-
 def flow_grpo_fast(
     group: int = 24,
-    law: Literal["flow_sde", "cps", "dance_sde"] = "cps",
+    law: Kind = "cps",
     noise: float = 0.8,
     window: int = 3,
     low: int = 0,
@@ -70,5 +77,70 @@ def flow_grpo_fast(
 
     def plan_at(iteration: int, sigmas: Tensor, slot: int) -> Plan:
         return chains(sigmas, law_of(law, noise), windows.jumping(iteration, low, high, window, seed), group)
+
+    return Method(plan_at, advantage.Group(std=std), objectives.clip(clip, beta=beta), reference(beta), updates=updates)
+
+
+def grpo_guard(
+    group: int = 24,
+    law: Kind = "flow_sde",
+    noise: float = 0.7,
+    clip: float = 2e-6,
+    beta: float = 0.0,
+    std: Literal["group", "global"] = "group",
+    updates: int = 2,
+) -> Method:
+    """GRPO-Guard as published for SD3.5-M: Flow-GRPO's rollout, the ratio centred and of one spread at every step, clip 2e-6,
+    no KL.
+
+    Source: GRPO-Guard (2510.22319), flow_grpo@9745241 config/grpo_guard.py.
+    Differs: the drift is each edge's own, theirs one number for the batch (`objectives.guarded`).
+    """
+
+    def plan_at(iteration: int, sigmas: Tensor, slot: int) -> Plan:
+        return chains(sigmas, law_of(law, noise), range(int((len(sigmas) - 1) * 0.99)), group)
+
+    return Method(plan_at, advantage.Group(std=std), objectives.guard(clip, beta=beta), reference(beta), updates=updates)
+
+
+def flow_dppo(
+    group: int = 24,
+    law: Kind = "flow_sde",
+    noise: float = 0.7,
+    threshold: float = 1e-5,
+    beta: float = 0.0,
+    std: Literal["group", "global"] = "group",
+    updates: int = 2,
+) -> Method:
+    """Flow-DPPO: Flow-GRPO's rollout without a clip; edges that moved by a KL of `threshold` and would move on are left out.
+
+    Source: Flow-DPPO (2606.11025), verl-omni@a1139ba.
+    """
+
+    def plan_at(iteration: int, sigmas: Tensor, slot: int) -> Plan:
+        return chains(sigmas, law_of(law, noise), range(int((len(sigmas) - 1) * 0.99)), group)
+
+    return Method(plan_at, advantage.Group(std=std), objectives.dppo(threshold, beta), reference(beta), updates=updates)
+
+
+def flow_noise(
+    group: int = 24,
+    low: float = 0.08,
+    high: float = 0.16,
+    clip: float = 1e-2,
+    beta: float = 0.0,
+    std: Literal["group", "global"] = "group",
+    updates: int = 2,
+) -> Method:
+    """Learned noise: the mean of every step but the last is the ODE's, its std per element is the output of a head of the policy
+    (policy.noise_head), in [low, high], and is trained along by the ratio of the two Gaussians.
+
+    Source: ReinFlow (2505.22094), std in [0.10, 0.24]; pi_RL (2510.25889), Flow-Noise, [0.08, 0.16].
+    Differs: those train robot policies by PPO with a critic and a clip of the joint likelihood; here it is the group's advantage
+    and a clip of the mean log-ratio over latent dims.
+    """
+
+    def plan_at(iteration: int, sigmas: Tensor, slot: int) -> Plan:
+        return chains(sigmas, laws.flow_noise(low, high), range(int((len(sigmas) - 1) * 0.99)), group)
 
     return Method(plan_at, advantage.Group(std=std), objectives.clip(clip, beta=beta), reference(beta), updates=updates)

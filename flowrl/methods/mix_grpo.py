@@ -7,15 +7,15 @@ from typing import Literal
 from torch import Tensor
 
 from flowrl import advantage, objectives
-from flowrl.samplers import Plan, chains, windows
+from flowrl.samplers import Plan, chains, schedules, solvers, windows
 from flowrl.types import Method
 
-from .flow_grpo import law_of, reference
+from .flow_grpo import Kind, law_of, reference
 
 
 def mix_grpo(
     group: int = 12,
-    law: Literal["flow_sde", "cps", "dance_sde"] = "flow_sde",
+    law: Kind = "flow_sde",
     noise: float = 0.7,
     window: int = 4,
     every: int = 25,
@@ -41,3 +41,37 @@ def mix_grpo(
         return chains(sigmas, law_of(law, noise), steps, group)
 
     return Method(plan_at, advantage.Group(std=std), objectives.clip(clip, beta=beta), reference(beta), updates=updates)
+
+
+def mix_grpo_flash(
+    group: int = 12,
+    law: Kind = "flow_sde",
+    noise: float = 0.7,
+    window: int = 4,
+    every: int = 25,
+    ratio: float = 0.4,
+    frozen: bool = False,
+    skip_last: int = 2,
+    clip: float = 1e-4,
+    beta: float = 0.0,
+    updates: int = 4,
+) -> Method:
+    """MixGRPO-Flash: MixGRPO whose quiet tail, after the window, has `ratio` of its steps and is walked by DPM-Solver++ 2M.
+
+    frozen: the window stays at the start (Flash*, ratio 0.2: fewest calls).
+
+    Source: MixGRPO-Flash (2507.21802), MixGRPO@e5cdd6a; `schedules.flash_tail` for what differs.
+    """
+
+    def plan_at(iteration: int, sigmas: Tensor, slot: int) -> Plan:
+        steps = range(window) if frozen else windows.sliding(iteration, len(sigmas) - 1 - skip_last, window, every)
+        return chains(schedules.flash_tail(sigmas, steps[-1], ratio), law_of(law, noise), steps, group)
+
+    return Method(
+        plan_at,
+        advantage.Group(),
+        objectives.clip(clip, beta=beta),
+        reference(beta),
+        updates=updates,
+        solver=solvers.tail(solvers.dpm(2)),
+    )

@@ -14,6 +14,7 @@ from flowrl.recipe import PolicySpec
 from flowrl.samplers import paths
 
 from .lora import add_lora, without_adapters
+from .noise_head import NoiseHead
 from .prompts import Cond, Encoding, PromptStore
 
 if TYPE_CHECKING:
@@ -56,6 +57,8 @@ class SD3Policy:
         transformer.eval().to(self.device)
         self.checkpointing(spec.checkpointing)
         self.network: nn.Module = transformer
+        self.head = NoiseHead(transformer.config.in_channels, seed=seed).to(self.device) if spec.noise_head else None
+        self._heads_on = True
         self._store = PromptStore(self._encode)
 
     def encode(self, prompts: Sequence[str], guidance: float | None = None) -> Cond:
@@ -89,7 +92,14 @@ class SD3Policy:
         assert embeds is not None and pooled is not None
         return embeds[0].to(self.dtype), pooled[0].to(self.dtype)
 
-    def predict(self, x: Tensor, sigma: Tensor, cond: Cond) -> Tensor:
+    def predict(self, x: Tensor, sigma: Tensor, cond: Cond) -> Tensor | tuple[Tensor, Tensor]:
+        """`velocity`, or (velocity, raw) of a policy with a noise head. The reference's raw noise is 0: the middle of its range."""
+        u = self.velocity(x, sigma, cond)
+        if self.head is None:
+            return u
+        return u, self.head(x, u, sigma.to(x.device)) if self._heads_on else torch.zeros_like(u)
+
+    def velocity(self, x: Tensor, sigma: Tensor, cond: Cond) -> Tensor:
         """u_uncond + guidance * (u_cond - u_uncond), or u_cond alone at guidance <= 1.
 
         x [N, *d], sigma [N] in [0, 1], cond of N rows -> [N, *d] float32. The same batch gives the same bits with and without grad.
@@ -125,7 +135,8 @@ class SD3Policy:
                 f"full fine-tuning (lora.rank 0) of {str(self.dtype)[6:]} weights loses updates to rounding; "
                 "set policy.dtype to float32, or lora.rank above 0"
             )
-        return [(name, p) for name, p in self.pipe.transformer.named_parameters() if p.requires_grad]
+        head = [] if self.head is None else [(f"noise_head.{name}", p) for name, p in self.head.named_parameters()]
+        return [*((name, p) for name, p in self.pipe.transformer.named_parameters() if p.requires_grad), *head]
 
     @property
     def adapted(self) -> bool:
@@ -155,8 +166,12 @@ class SD3Policy:
         """
         if not self.spec.lora.rank:
             raise ValueError("reference() switches adapters off, and at lora.rank 0 there is none; keep a frozen weight set")
-        with without_adapters(self.pipe.transformer):
-            yield
+        self._heads_on = False
+        try:
+            with without_adapters(self.pipe.transformer):
+                yield
+        finally:
+            self._heads_on = True
 
     def checkpointing(self, on: bool) -> None:
         """Recompute blocks in backward to save memory; the same numbers."""

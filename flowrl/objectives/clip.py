@@ -8,17 +8,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from flowrl.kernels import log_ratio, mean_each, step
+from flowrl.kernels import mean_each, step
 from flowrl.types import Batch, Loss
 
-from .ratio import OnRecord, beyond, clipped, metrics, resolvable, surrogate_kl
+from .ratio import OnRecord, Scale, beyond, clipped, edge_kl, edge_ratio, metrics, resolvable, surrogate_kl
 
 
 @dataclass(frozen=True)
 class Clip(OnRecord):
     """mean of clipped(log rho, A) + beta KL to the frozen "reference"; see `clipped` and `surrogate_kl`.
 
-    low, high: clip range of rho on the per-element mean log-ratio (the field's 1e-5 to 1e-3).
+    low, high: clip range of rho on the per-element mean log-ratio (the field's 1e-5 to 1e-3).  scale: how much a step counts, by
+      (b, s) of the plan's edges; see `scales`.
 
     Raises: ValueError for a range below 3 x 2^-23, where float32 cannot tell rho from 1.
     Differs: Flow-GRPO's KL lacks sigma - sigma'; compat="flow_grpo@9745241" multiplies it in.
@@ -29,6 +30,8 @@ class Clip(OnRecord):
     dual: float | None = None
     beta: float = 0.0
     compat: str | None = None
+    scale: Scale | None = None
+    learnable = True
 
     def __post_init__(self) -> None:
         resolvable(self.low, self.high)
@@ -41,12 +44,12 @@ class Clip(OnRecord):
 
     def measure(self, batch: Batch, u: Mapping[str, Tensor]) -> Tensor:
         """[E, 2]: log-ratio to the recorded step, KL to the reference (0 without beta)."""
-        assert batch.u_old is not None and batch.x_next is not None
-        now, x = u["current"][batch.row], batch.x[batch.row]
-        ratio = log_ratio(now, batch.u_old[batch.row], x, batch.x_next, batch.a, batch.b, batch.s)
+        assert batch.u_old is not None
+        now = u["current"][batch.row]
+        ratio = edge_ratio(batch, now, batch.u_old[batch.row])
         if not self.beta:
             return torch.stack([ratio, torch.zeros_like(ratio)], 1)
-        kl = surrogate_kl(now, u["reference"][batch.row], batch.b, batch.s)
+        kl = edge_kl(batch, now, u["reference"][batch.row])
         return torch.stack([ratio, kl * batch.delta.to(kl) if self.compat else kl], 1)
 
     def loss(self, batch: Batch, m: Tensor) -> Loss:
@@ -57,9 +60,15 @@ class Clip(OnRecord):
 
 
 def clip(
-    low: float = 1e-4, high: float | None = None, dual: float | None = None, beta: float = 0.0, compat: str | None = None
+    low: float = 1e-4,
+    high: float | None = None,
+    dual: float | None = None,
+    beta: float = 0.0,
+    compat: str | None = None,
+    scale: Scale | None = None,
 ) -> Clip:
-    return Clip(low, low if high is None else high, dual, beta, compat)
+    """See `Clip`; high None: as low."""
+    return Clip(low, low if high is None else high, dual, beta, compat, scale)
 
 
 def guarded(log_ratio: Tensor, drift: Tensor, s: Tensor, compat: str | None = None) -> Tensor:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from flowrl.kernels import mean_each
-from flowrl.samplers import Rollout
+from flowrl.kernels import log_density, log_ratio, mean_each, step
+from flowrl.samplers import Rollout, kl
 from flowrl.samplers.noise import Source
 from flowrl.types import Batch, Credit, Queries
 
@@ -30,10 +31,16 @@ def surrogate_kl(u: Tensor, u_ref: Tensor, b: Tensor, s: Tensor) -> Tensor:
     return (b**2 / (2 * s**2)).to(u) * mean_each((u - u_ref) ** 2)
 
 
-def recorded(rollout: Rollout, credit: Credit) -> Queries:
+Scale = Callable[[Tensor, Tensor], Tensor]
+"""How much a step counts: (b [e], s [e]) of all recorded edges of a plan -> [e]; see `objectives.scales`."""
+
+
+def recorded(rollout: Rollout, credit: Credit, scale: Scale | None = None) -> Queries:
     """The recorded slices of a rollout as queries: rows are recorded states, edges their noisy children walked here."""
     plan = rollout.plan
-    a, b, s = (t.float() for t in plan.coefficients(plan.edges, rollout.path))
+    a, b, s = plan.coefficients(plan.edges, rollout.path)
+    share = None if scale is None else scale(b, s).float()
+    a, b, s = (t.float() for t in (a, b, s))
     kept = {int(n): i for i, n in enumerate(plan.kept)}
     children = [[e for e, n in enumerate(plan.edges.tolist()) if int(plan.parent[n]) == int(r)] for r in plan.rows]
     prompt = torch.cat([s.prompt for s in rollout.slices])
@@ -61,18 +68,50 @@ def recorded(rollout: Rollout, credit: Credit) -> Queries:
         kl_weight=credit.kl_weight[mine, node],
         slices=[torch.arange(i, j) for i, j in zip(starts, ends, strict=True)],
         block=[s.block for s in rollout.slices],
+        share=None if share is None else share[edge],
     )
 
 
+def edge_ratio(batch: Batch, now: Tensor, old: Tensor) -> Tensor:
+    """log p - log p_old of every edge under two predictions at its row -> [E]; exactly 0 iff they have the same bits.
+
+    Learned noise has two stds, and the ratio is that of two Gaussians.
+    """
+    assert batch.x_next is not None
+    x = batch.x[batch.row]
+    if batch.learned is None:
+        return log_ratio(now, old, x, batch.x_next, batch.a, batch.b, batch.s)
+    new, was = (
+        log_density(batch.x_next, step(x, u[:, 0], batch.a, batch.b, batch.s), batch.learned.std(u[:, 1])) for u in (now, old)
+    )
+    return new - was
+
+
+def edge_kl(batch: Batch, now: Tensor, ref: Tensor) -> Tensor:
+    """KL of every edge's step to that of another prediction at its row -> [E]."""
+    if batch.learned is None:
+        return surrogate_kl(now, ref, batch.b, batch.s)
+    x = batch.x[batch.row]
+    mean, mean_ref = (step(x, u[:, 0], batch.a, batch.b, batch.s) for u in (now, ref))
+    return kl(mean, mean_ref, batch.learned.std(now[:, 1]), batch.learned.std(ref[:, 1]))
+
+
 class OnRecord:
-    """Objectives that ask at the recorded states of a plan with noisy steps."""
+    """Objectives that ask at the recorded states of a plan with noisy steps. scale: how much each step counts, None: alike."""
 
     separable = True
+    scale: Scale | None = None
+    learnable = False
+    """Whether it has a form for learned noise."""
 
     def queries(self, rollout: Rollout, credit: Credit, noise: Source) -> Queries:
         if not len(rollout.plan.edges):
             raise ValueError("a ratio objective needs a plan with noisy steps; this plan has none")
-        return recorded(rollout, credit)
+        if rollout.plan.learned is not None and not self.learnable:
+            raise ValueError(
+                f"{type(self).__name__.lower()} has no form for learned noise, whose std changes with the weights; use clip"
+            )
+        return recorded(rollout, credit, self.scale)
 
 
 def resolvable(low: float, high: float) -> None:

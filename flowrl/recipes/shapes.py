@@ -23,11 +23,11 @@ def shapes() -> Recipe:
     Its strict verdict judges held-out captions, and so does a second judge that shares no code with it.
     """
     return Recipe(
-        method=MethodSpec("diffusion_nft", {"draws": 2, "kl": 0.0}),
+        method=MethodSpec("diffusion_nft", {"draws": 4, "kl": 0.0}),
         policy=PolicySpec(model="shapes", dtype="bfloat16", steps=10, max_sequence_length=16, lora=LoraSpec(rank=32, alpha=64.0)),
         rewards=(RewardSpec("shapes:strict"), RewardSpec("shapes:soft")),
         data=DataSpec(prompts="shapes"),
-        optim=OptimSpec(lr=3e-3, weight_decay=0.0),
+        optim=OptimSpec(lr=1e-3, weight_decay=0.0, warmup=5),
         sizes=SizesSpec(prompts=8, group=12, slice=32, batch=96),
         evaluate=EvalSpec(
             every=10,

@@ -1,6 +1,7 @@
 """One sampler step and its Gaussian density: mean = a x + b u, std = s.
 
-x, u, z: [N, *d] float32; a, b, s: [N] float32. Everything is row-local: a row's result does not depend on its batch.
+x, u, z: [N, *d] float32; a, b: [N] float32; s: [N], or [N, *d] for per-element noise. Everything is row-local: a row's result does
+not depend on its batch.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from torch import Tensor
 
 
 def _rows(t: Tensor, like: Tensor) -> Tensor:
-    return t.to(like).view(-1, *[1] * (like.ndim - 1))
+    return t.to(like) if t.ndim == like.ndim > 1 else t.to(like).view(-1, *[1] * (like.ndim - 1))
 
 
 def mean_each(x: Tensor) -> Tensor:
@@ -28,7 +29,7 @@ def step(x: Tensor, u: Tensor, a: Tensor, b: Tensor, s: Tensor, z: Tensor | None
 
 def log_density(x_next: Tensor, mean: Tensor, s: Tensor) -> Tensor:
     """Mean over latent dims of log N(x'; mean, s^2) -> [N]. s: [N], or [N, *d] for per-element noise."""
-    s = s.to(mean) if s.ndim == mean.ndim else _rows(s, mean)
+    s = _rows(s, mean)
     z = (x_next - mean) / s
     return mean_each(-0.5 * z * z - s.log() - 0.5 * math.log(2 * math.pi))
 

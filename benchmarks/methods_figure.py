@@ -1,0 +1,37 @@
+"""Draw all methods side by side, for the README:  python benchmarks/methods_figure.py [assets/figures/methods.png]
+
+Ten steps and few images each, so that the trees can be read; the captions count what is drawn.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from flowrl import methods
+from flowrl.cli.plan import save
+from flowrl.samplers import schedules
+
+STEPS = 10
+SMALL: dict[str, dict[str, Any]] = {
+    "branch_grpo": {"group": 8, "points": (0, 2, 4)},
+    "tree_rpo": {"group": 8, "depth": 3},
+    "tempflow_grpo": {"group": 2, "teeth": 2},
+    "g2rpo": {"group": 2, "steps": 3},
+}
+
+
+def main() -> None:
+    out = Path(sys.argv[1]) if len(sys.argv) > 1 else Path("assets/figures/methods.png")
+    sigmas = schedules.linear_shift(STEPS, 2.0)
+    plans = {}
+    for name, make in methods.TABLE.items():
+        method = make(**SMALL.get(name, {"group": 4}))
+        plans[name] = (method.plan_at(0, sigmas, 0), method.solver)
+    save(out, plans)
+    print(f"{len(plans)} methods drawn into {out}")
+
+
+if __name__ == "__main__":
+    main()
