@@ -168,16 +168,17 @@ class Plan:
 
     @cached_property
     def host(self) -> Host:
+        places = [{n: i for i, n in enumerate(t.tolist())} for t in (self.kept, self.rows, self.edges)]
+        roots = self.root.tolist()
         return Host(
-            self.sigma.tolist(),
-            self.parent.tolist(),
-            self.noisy.tolist(),
-            {} if self.mix is None else {i: m for i, m in enumerate(self.mix.tolist()) if m < 1},
-            *({n: i for i, n in enumerate(t.tolist())} for t in (self.kept, self.rows, self.edges)),
-            {
-                root: [[n for n in wave.tolist() if int(self.root[n]) == root] for wave in self.waves]
-                for root in self.roots.tolist()
-            },
+            sigma=self.sigma.tolist(),
+            parent=self.parent.tolist(),
+            noisy=self.noisy.tolist(),
+            mix={} if self.mix is None else {i: m for i, m in enumerate(self.mix.tolist()) if m < 1},
+            kept=places[0],
+            row=places[1],
+            edge=places[2],
+            waves={root: [[n for n in wave.tolist() if roots[n] == root] for wave in self.waves] for root in self.roots.tolist()},
         )
 
     @cached_property

@@ -40,8 +40,11 @@ class Start:
 class Solver(Protocol):
     """extra: further network calls of a step that does not end at 0.  memory: how many earlier x0_hats a step looks at."""
 
-    extra: int
-    memory: int
+    @property
+    def extra(self) -> int: ...
+
+    @property
+    def memory(self) -> int: ...
 
     def move(self, at: Start) -> Tensor:
         """The states at sigma_next."""

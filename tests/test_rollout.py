@@ -129,6 +129,14 @@ def test_calls_are_those_the_plan_promises(plan: Plan, size: int) -> None:
     assert sum(len(call.row) for call in ro.slices) == 2 * len(plan.rows)
 
 
+def drawn(plan: Plan, slot: int, node: int) -> Tensor:
+    """A node's noise, part of it its siblings' where the plan mixes."""
+    own = 1.0 if plan.mix is None else float(plan.mix[node])
+    return (
+        noise(slot, node) if own == 1 else (1 - own**2) ** 0.5 * noise(slot, -2 - int(plan.parent[node])) + own * noise(slot, node)
+    )
+
+
 @quick
 @given(plans())
 def test_a_recorded_step_is_its_formula_and_its_density(plan: Plan) -> None:
@@ -140,7 +148,7 @@ def test_a_recorded_step_is_its_formula_and_its_density(plan: Plan) -> None:
     for p in range(2):
         parents = ro.states(plan.parent[plan.edges])[p]
         u = ro.u[p, torch.searchsorted(plan.rows, plan.parent[plan.edges])]
-        z = torch.stack([noise(p, int(n)) for n in plan.edges])
+        z = torch.stack([drawn(plan, p, int(n)) for n in plan.edges])
         torch.testing.assert_close(ro.states(plan.edges)[p], step(parents, u, a, b, s, z), rtol=0, atol=0)
         torch.testing.assert_close(
             ro.log_prob[p], log_prob(ro.states(plan.edges)[p], step(parents, u, a, b, s), s), rtol=1e-6, atol=1e-6
