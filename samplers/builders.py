@@ -124,6 +124,7 @@ def comb(sigmas: Grid, law: Law, at: Sequence[int], k: int, strides: Sequence[in
     _count(k, "a tooth")
     _count(spines, "a number of spines")
     grid, on = _grid(sigmas, at)
+    _count(len(strides), "a number of strides")
     for stride in strides:
         _count(stride, "a stride")
     b, every = _Builder(), (1 << len(strides)) - 1 if len(strides) > 1 else 0

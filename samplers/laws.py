@@ -1,6 +1,7 @@
 """How noisy is a step? A law maps (sigma, sigma') to (c, s) of  x' = alpha' x0_hat + c x1_hat + s z.
 
-sigma in (0, 1], sigma' in [0, sigma), float64, broadcastable. Factories take floats or tensors, one entry a row.
+sigma in (0, 1], sigma' in [0, sigma), float64, broadcastable. Factories take floats or tensors, one entry a row, and raise
+ValueError for a level outside the range that their text gives.
 
 The family, with h = lambda(sigma') - lambda(sigma) and lambda = ln(alpha / sigma):
 
@@ -33,6 +34,16 @@ def _flow(sigma: Tensor) -> Tensor:
 
 def _number(value: Level, like: Tensor) -> Tensor:
     return torch.as_tensor(value, dtype=like.dtype, device=like.device)
+
+
+def _within(law: str, name: str, value: Level, most: float = math.inf) -> None:
+    """Raises: ValueError for a level outside [0, most], or one that is no number."""
+    low, high = (float(value.min()), float(value.max())) if isinstance(value, Tensor) and value.numel() else (value, value)
+    if not (isinstance(low, float | int) and 0 <= low <= high <= most and math.isfinite(high)):
+        span = f"{low:g}" if low == high or low != low else f"{low:g} to {high:g}"
+        raise ValueError(
+            f"{law}: {name} is {span}; give {'a number that is at least 0' if most == math.inf else f'one in [0, {most:g}]'}"
+        )
 
 
 def ode() -> Law:
@@ -73,6 +84,7 @@ def flow_sde(level: Level) -> Law:
     Differs: the peer also returns g without sqrt(sigma - sigma') and divides its KL by that; here s is the full std of the step.
     UniRL guards with the constant 0.99: pass it as `guard`.
     """
+    _within("flow_sde", "level", level)
 
     def law(sigma: Tensor, sigma_next: Tensor, guard: float, alpha: Alpha = _flow) -> tuple[Tensor, Tensor]:
         g2 = _number(level, sigma) ** 2 * sigma / (1 - _guarded(sigma, guard))
@@ -89,6 +101,7 @@ def wan_sde(last: Level = 0.0) -> Law:
 
     Source: flow_grpo@9745241 `wan_pipeline_with_logprob.sde_step_with_logprob`; Flash-GRPO (2605.15980).
     """
+    _within("wan_sde", "last", last, 1.0)
 
     def law(sigma: Tensor, sigma_next: Tensor, guard: float, alpha: Alpha = _flow) -> tuple[Tensor, Tensor]:
         low = _number(last, sigma)
@@ -106,6 +119,7 @@ def dance_sde(eta: Level) -> Law:
 
     Source: DanceGRPO (2505.07818); DanceGRPO@15cc71d `flux_step`.
     """
+    _within("dance_sde", "eta", eta)
 
     def law(sigma: Tensor, sigma_next: Tensor, guard: float, alpha: Alpha = _flow) -> tuple[Tensor, Tensor]:
         return _euler_maruyama(sigma, sigma_next, _number(eta, sigma) ** 2 * (sigma - sigma_next))
@@ -120,6 +134,8 @@ def longcat(level: Level, cap: Level = 0.45) -> Law:
 
     Source: LongCat-Video (2510.22200) as implemented in GenRL@82a867e.
     """
+    _within("longcat", "level", level)
+    _within("longcat", "cap", cap)
 
     def law(sigma: Tensor, sigma_next: Tensor, guard: float, alpha: Alpha = _flow) -> tuple[Tensor, Tensor]:
         variance = _number(level, sigma) ** 2 * sigma / (1 - _guarded(sigma, guard)) * (sigma - sigma_next)
@@ -136,6 +152,7 @@ def sage(eta: Level, ceiling: float = 0.997) -> Law:
 
     Source: SAGE-GRPO (2603.21872); SAGE-GRPO@c868869 `sde_step_with_logprob(sde_type="sage_grpo")`.
     """
+    _within("sage", "eta", eta)
 
     def law(sigma: Tensor, sigma_next: Tensor, guard: float, alpha: Alpha = _flow) -> tuple[Tensor, Tensor]:
         integral = ((1 - sigma_next) / (1 - sigma.clamp(max=ceiling))).log() - (sigma - sigma_next)
@@ -154,6 +171,7 @@ def cps(level: Level) -> Law:
     Source: Flow-CPS (2509.05952); flow_grpo@9745241 `sde_step_with_logprob(sde_type="cps")`.
     Differs: the peer scores the step by -<(x' - mean)^2>; here the density is the Gaussian one (`log_prob(form="bare")` is theirs).
     """
+    _within("cps", "level", level, 1.0)
 
     def law(sigma: Tensor, sigma_next: Tensor, guard: float, alpha: Alpha = _flow) -> tuple[Tensor, Tensor]:
         angle = _number(level, sigma) * (math.pi / 2)
@@ -170,6 +188,7 @@ def dgpo(eta: Level) -> Law:
     Source: DGPO (2510.08425).
     Differs: the peer scores the step with std eta; s here is the std that was drawn.
     """
+    _within("dgpo", "eta", eta, 1.0)
 
     def law(sigma: Tensor, sigma_next: Tensor, guard: float, alpha: Alpha = _flow) -> tuple[Tensor, Tensor]:
         share = _number(eta, sigma)
@@ -187,6 +206,7 @@ def ddim(eta: Level) -> Law:
     Source: DDIM (2010.02502) eq. 16; ddpo-pytorch@1958463 `ddim_step_with_logprob` (variance-preserving); DiffusionNFT@24af555
     `solver.py` (flow).
     """
+    _within("ddim", "eta", eta, 1.0)
 
     def law(sigma: Tensor, sigma_next: Tensor, guard: float, alpha: Alpha = _flow) -> tuple[Tensor, Tensor]:
         return _split(sigma_next, 1 - _number(eta, sigma) ** 2 * (1 - _decay(sigma, sigma_next, alpha) ** 2))
@@ -203,6 +223,7 @@ def precise(eta: Level) -> Law:
     Source: Precise (2605.23522).
     Differs: the authors' code keeps every std above 1e-6, which at the last step adds a density without meaning.
     """
+    _within("precise", "eta", eta)
 
     def law(sigma: Tensor, sigma_next: Tensor, guard: float, alpha: Alpha = _flow) -> tuple[Tensor, Tensor]:
         return _split(sigma_next, _decay(sigma, sigma_next, alpha) ** (_number(eta, sigma) ** 2))
@@ -218,6 +239,7 @@ def dance_precise(eta: Level) -> Law:
 
     Source: the code of Precise (2605.23522).
     """
+    _within("dance_precise", "eta", eta)
 
     def law(sigma: Tensor, sigma_next: Tensor, guard: float, alpha: Alpha = _flow) -> tuple[Tensor, Tensor]:
         return _split(sigma_next, (1 / sigma - 1 / sigma_next).exp() ** (_number(eta, sigma) ** 2))

@@ -77,8 +77,8 @@ class Plan:
                 f"mix, the share of a node's own noise, must lie in (0, 1], got {self.mix.min():g} to {self.mix.max():g}: "
                 "at 0 siblings would be identical"
             )
-        s = self.coefficients(self.edges)[2]
-        bad = ~((s > 0) & torch.isfinite(s))
+        a, b, s = self.coefficients(self.edges)
+        bad = ~((s > 0) & torch.isfinite(a + b + s))
         if bad.any():
             node = int(self.edges[bad][0])
             at = f"{self.sigma[self.parent[node]]:.4g} -> {self.sigma[node]:.4g}"

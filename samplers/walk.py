@@ -153,6 +153,10 @@ class Walk:
         answer = joined(self.predict(x, torch.tensor(sigma, device=self.device), slot))
         if answer.ndim == x.ndim and self.plan.learned:
             raise ValueError("the plan's noise is learned, but the policy has no noise head; set policy.noise_head to true")
+        if answer.shape not in (x.shape, (len(x), 2, *x.shape[1:])):
+            raise ValueError(
+                f"predict was given states {list(x.shape)} and returned {list(answer.shape)}; it must return the same shape"
+            )
         return answer[:, 0] if answer.ndim > x.ndim and not self.plan.learned else answer
 
     def split(self, answers: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -206,6 +210,10 @@ class Walk:
         """A node's noise; siblings share a part of it where the plan mixes."""
         slot, own = self.slots[prompt], self.host.mix.get(node)
         z = self.noise(slot, node)
+        if z.shape != self.shape:
+            raise ValueError(
+                f"noise(slot, node) returned {list(z.shape)} for latents of {list(self.shape)}; it must draw one state"
+            )
         return z if own is None else (1 - own**2) ** 0.5 * self.noise(slot, -2 - self.host.parent[node]) + own * z
 
     def stored(self, x: Tensor) -> Tensor:

@@ -161,6 +161,22 @@ def test_small_steps_of_one_family_agree() -> None:
         torch.testing.assert_close(c - to, c_ - to, rtol=1e-3, atol=1e-12)
 
 
+@pytest.mark.parametrize("value", [-0.1, math.nan, math.inf, torch.tensor([0.3, -0.2])], ids=str)
+@pytest.mark.parametrize(
+    "name", ["flow_sde", "dance_sde", "longcat", "sage", "cps", "dgpo", "ddim", "precise", "dance_precise", "wan_sde"]
+)
+def test_a_level_that_makes_no_sense_is_a_sentence(name: str, value: float | Tensor) -> None:
+    with pytest.raises(ValueError, match=f"{name}: .* is .*; give "):
+        getattr(laws, name)(value)
+
+
+@pytest.mark.parametrize("make", [laws.cps, laws.dgpo, laws.ddim])
+def test_a_share_above_1_is_a_sentence(make: Callable[[float], Law]) -> None:
+    make(1.0)
+    with pytest.raises(ValueError, match=r"is 1.2; give one in \[0, 1\]"):
+        make(1.2)
+
+
 def test_longcat_never_steps_wider_than_its_cap() -> None:
     grid = schedules.linear_shift(10, 3.0)
     s = laws.longcat(1.0, 0.6)(grid[:-1], grid[1:], float(grid[1]))[1]

@@ -118,6 +118,7 @@ BAD = {
     "fan beyond": (lambda: tree(GRID, LAW, [0], {7: 2}), "step 7 does not exist"),
     "fan of none": (lambda: tree(GRID, LAW, [0], {0: 0}), "a fan at step 0 of 0"),
     "no teeth": (lambda: comb(GRID, LAW, [0], 0), "a tooth of 0"),
+    "no strides": (lambda: comb(GRID, LAW, [0], 2, ()), "a number of strides of 0"),
     "stride 0": (lambda: comb(GRID, LAW, [0], 2, (1, 0)), "a stride of 0"),
     "one level": (lambda: chains([1.0], LAW), "1 level.s. has no step"),
     "twins by mix": (

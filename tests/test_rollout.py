@@ -87,6 +87,14 @@ def test_a_call_without_rows_is_a_sentence(name: str) -> None:
         walked(PLANS["chains"](), **{name: 0})
 
 
+def test_a_network_or_noise_of_another_shape_is_a_sentence() -> None:
+    plan = PLANS["chains"]()
+    with pytest.raises(ValueError, match=r"given states \[6, 2, 3\] and returned \[6, 2\]"):
+        rollout(plan, lambda x, sigma, slot: x[..., 0], 2, SHAPE, noise)
+    with pytest.raises(ValueError, match=r"returned \[4\] for latents of \[2, 3\]"):
+        rollout(plan, RowLocal(), 2, SHAPE, lambda slot, node: torch.zeros(4))
+
+
 def test_mixed_roots_are_neighbours() -> None:
     """Neighbor-GRPO: sqrt(1 - s^2) shared + s own, per prompt; each alone is N(0, I)."""
     ro = rollout(chains(schedules.linear_shift(2), laws.ode(), (), 4, mix=0.3), RowLocal(), 2, SHAPE, noise)
