@@ -82,7 +82,8 @@ def node_rewards(
         logits[:, plan.edges] = log_prob.double() / temperature
         # shifted by the largest sibling, as a softmax is; which shift is without consequence
         inner = plan.parent >= 0
-        top = torch.full_like(weight, -torch.inf).index_reduce_(1, plan.parent[inner], logits[:, inner], "amax")
+        above = plan.parent[inner].expand(len(r), -1)
+        top = torch.full_like(weight, -torch.inf).scatter_reduce_(1, above, logits[:, inner], "amax")
         weight[:, inner] = (logits[:, inner] - top[:, plan.parent[inner]]).exp()
     elif fusion != "mean":
         raise ValueError(f'fusion {fusion!r} of node rewards is unknown; use "mean" or "softmax"')

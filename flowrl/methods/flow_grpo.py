@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal, get_args
 
 from torch import Tensor
@@ -29,6 +30,15 @@ def law_of(kind: Kind, noise: float) -> Law:
     return getattr(laws, kind)(noise)
 
 
+def throughout(law: Law, group: int) -> Callable[[int, Tensor, int], Plan]:
+    """Chains whose every step but the last is noisy (0.99 of the steps, as Flow-GRPO writes it)."""
+
+    def plan_at(iteration: int, sigmas: Tensor, slot: int) -> Plan:
+        return chains(sigmas, law, range(int((len(sigmas) - 1) * 0.99)), group)
+
+    return plan_at
+
+
 def flow_grpo(
     group: int = 24,
     noise: float = 0.7,
@@ -48,11 +58,12 @@ def flow_grpo(
     Differs: the KL is the exact one of a step; compat="flow_grpo@9745241" multiplies it by sigma - sigma' as they do.
     """
 
-    def plan_at(iteration: int, sigmas: Tensor, slot: int) -> Plan:
-        return chains(sigmas, law_of(law, noise), range(int((len(sigmas) - 1) * 0.99)), group)
-
     return Method(
-        plan_at, advantage.Group(std=std), objectives.clip(clip, beta=beta, compat=compat), reference(beta), updates=updates
+        throughout(law_of(law, noise), group),
+        advantage.Group(std=std),
+        objectives.clip(clip, beta=beta, compat=compat),
+        reference(beta),
+        updates=updates,
     )
 
 
@@ -97,10 +108,13 @@ def grpo_guard(
     Differs: the drift is each edge's own, theirs one number for the batch (`objectives.guarded`).
     """
 
-    def plan_at(iteration: int, sigmas: Tensor, slot: int) -> Plan:
-        return chains(sigmas, law_of(law, noise), range(int((len(sigmas) - 1) * 0.99)), group)
-
-    return Method(plan_at, advantage.Group(std=std), objectives.guard(clip, beta=beta), reference(beta), updates=updates)
+    return Method(
+        throughout(law_of(law, noise), group),
+        advantage.Group(std=std),
+        objectives.guard(clip, beta=beta),
+        reference(beta),
+        updates=updates,
+    )
 
 
 def flow_dppo(
@@ -117,10 +131,13 @@ def flow_dppo(
     Source: Flow-DPPO (2606.11025), verl-omni@a1139ba.
     """
 
-    def plan_at(iteration: int, sigmas: Tensor, slot: int) -> Plan:
-        return chains(sigmas, law_of(law, noise), range(int((len(sigmas) - 1) * 0.99)), group)
-
-    return Method(plan_at, advantage.Group(std=std), objectives.dppo(threshold, beta), reference(beta), updates=updates)
+    return Method(
+        throughout(law_of(law, noise), group),
+        advantage.Group(std=std),
+        objectives.dppo(threshold, beta),
+        reference(beta),
+        updates=updates,
+    )
 
 
 def flow_noise(
@@ -140,7 +157,10 @@ def flow_noise(
     and a clip of the mean log-ratio over latent dims.
     """
 
-    def plan_at(iteration: int, sigmas: Tensor, slot: int) -> Plan:
-        return chains(sigmas, laws.flow_noise(low, high), range(int((len(sigmas) - 1) * 0.99)), group)
-
-    return Method(plan_at, advantage.Group(std=std), objectives.clip(clip, beta=beta), reference(beta), updates=updates)
+    return Method(
+        throughout(laws.flow_noise(low, high), group),
+        advantage.Group(std=std),
+        objectives.clip(clip, beta=beta),
+        reference(beta),
+        updates=updates,
+    )

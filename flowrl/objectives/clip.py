@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -37,10 +37,6 @@ class Clip(OnRecord):
         resolvable(self.low, self.high)
         if self.compat not in (None, "flow_grpo@9745241"):
             raise ValueError(f'compat {self.compat!r} is unknown to clip; it knows "flow_grpo@9745241"')
-
-    @property
-    def needs(self) -> Sequence[str]:
-        return ("reference",) if self.beta else ()
 
     def measure(self, batch: Batch, u: Mapping[str, Tensor]) -> Tensor:
         """[E, 2]: log-ratio to the recorded step, KL to the reference (0 without beta)."""
@@ -102,10 +98,6 @@ class Guard(OnRecord):
 
     def __post_init__(self) -> None:
         resolvable(self.low, self.high)
-
-    @property
-    def needs(self) -> Sequence[str]:
-        return ("reference",) if self.beta else ()
 
     def measure(self, batch: Batch, u: Mapping[str, Tensor]) -> Tensor:
         """[E, 2]: guarded log-ratio, KL to the reference (0 without beta)."""

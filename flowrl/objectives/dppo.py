@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -35,10 +35,6 @@ class DPPO(OnRecord):
     def __post_init__(self) -> None:
         if self.threshold <= 0:
             raise ValueError(f"a KL threshold of {self.threshold:g} would drop every edge; give a positive one (published: 1e-5)")
-
-    @property
-    def needs(self) -> Sequence[str]:
-        return ("reference",) if self.beta else ()
 
     def measure(self, batch: Batch, u: Mapping[str, Tensor]) -> Tensor:
         """[E, 3]: log-ratio, KL to the old policy, KL to the reference (0 without beta)."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -97,12 +97,20 @@ def edge_kl(batch: Batch, now: Tensor, ref: Tensor) -> Tensor:
 
 
 class OnRecord:
-    """Objectives that ask at the recorded states of a plan with noisy steps. scale: how much each step counts, None: alike."""
+    """Objectives that ask at the recorded states of a plan with noisy steps.
+
+    beta: strength of a KL to the frozen "reference".  scale: how much each step counts, None: alike.
+    """
 
     separable = True
+    beta: float = 0.0
     scale: Scale | None = None
     learnable = False
     """Whether it has a form for learned noise."""
+
+    @property
+    def needs(self) -> Sequence[str]:
+        return ("reference",) if self.beta else ()
 
     def queries(self, rollout: Rollout, credit: Credit, noise: Source) -> Queries:
         if not len(rollout.plan.edges):
