@@ -184,3 +184,13 @@ def test_a_replay_that_differs_stops_the_run_and_names_the_module(module: int, n
 def test_an_unknown_law_is_a_sentence() -> None:
     with pytest.raises(ValueError, match="law 'sde' is unknown; use one of flow_sde, cps, dance_sde"):
         methods.mix_grpo(law="sde").plan_at(0, schedules.sd3(10), 0)  # pyright: ignore[reportArgumentType]
+
+
+def test_the_old_form_of_flow_grpo_fast_branches_where_its_window_starts() -> None:
+    """One quiet path up to the window, nine images from there; the branching state is asked once."""
+    sigmas, method = schedules.sd3(10), methods.flow_grpo_fast(group=9, window=2, high=6, branching=True, law="flow_sde", noise=0.7)
+    for iteration in range(8):
+        plan = method.plan_at(iteration, sigmas, 0)
+        start = int(plan.depth[plan.rows[0]])
+        assert len(plan.roots) == 1 and len(plan.leaves) == 9 and len(plan.edges) == 18 and len(plan.rows) == 1 + 9
+        assert plan.nfe() == start + 1 + 9 * (10 - start - 1)

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 from torch import Tensor
 
 from flowrl import advantage, objectives
-from flowrl.samplers import Law, Plan, chains, laws, windows
+from flowrl.samplers import Law, Plan, chains, laws, tree, windows
 from flowrl.types import Method, WeightSet
 
 
@@ -79,15 +79,21 @@ def flow_grpo_fast(
     std: Literal["group", "global"] = "global",
     updates: int = 2,
     seed: int = 0,
+    branching: bool = False,
 ) -> Method:
     """Flow-GRPO-Fast: only a window of `window` steps, placed anew each iteration in [low, high), is stochastic and trained.
+
+    branching: the form before 2025-10: one initial noise, no noise up to the window, and there the path branches into the group.
 
     Source: Flow-GRPO repository, config/grpo.py@9745241 (SD3 fast without guidance: CPS 0.8, window 3 of [0, 5), clip 1e-5).
     Differs: the window is the same for all samples of an iteration (see `windows.jumping`).
     """
 
     def plan_at(iteration: int, sigmas: Tensor, slot: int) -> Plan:
-        return chains(sigmas, law_of(law, noise), windows.jumping(iteration, low, high, window, seed), group)
+        steps = windows.jumping(iteration, low, high, window, seed)
+        if branching:
+            return tree(sigmas, law_of(law, noise), steps, {steps.start: group})
+        return chains(sigmas, law_of(law, noise), steps, group)
 
     return Method(plan_at, advantage.Group(std=std), objectives.clip(clip, beta=beta), reference(beta), updates=updates)
 
