@@ -101,7 +101,7 @@ def slices(plan: Plan, prompts: int, size: int) -> int:
 def cost_text(plan: Plan, solver: Solver = solvers.euler, prompts: int = 8, size: int = 32) -> str:
     """What one prompt costs, and how the recorded calls of an iteration are cut."""
     quiet = int((~plan.noisy & (plan.parent >= 0)).sum())
-    note = "" if len(plan.edges) else "  (no recorded states: the objective re-noises the images)"
+    note = "" if len(plan.edges) else "  (no noisy step: only objectives that re-noise the images can train on this)"
     calls = plan.nfe(solver)
     rows = [
         ("noise levels", f"{len(levels(plan))}"),
@@ -178,7 +178,9 @@ def picture(plans: Mapping[str, tuple[Plan, Solver]], columns: int = 4) -> Figur
         raise ValueError("no plan to draw; give at least one")
     columns = min(columns, len(plans))
     rows = math.ceil(len(plans) / columns)
-    figure = Figure(figsize=(2.9 * columns, 2.0 * rows + 0.4), layout="constrained")
+    tall = max(len(plan.leaves) for plan, _ in plans.values())
+    width = 2.9 * columns if columns > 1 else 5.5
+    figure = Figure(figsize=(width, min(40.0, max(2.0, 0.075 * tall)) * rows + 0.4), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes, (name, (plan, solver)) in zip(_cells(grid), plans.items(), strict=False):
         panel(axes, plan, name, solver)
@@ -190,7 +192,7 @@ def picture(plans: Mapping[str, tuple[Plan, Solver]], columns: int = 4) -> Figur
         Line2D([], [], ls="", marker="o", mfc="white", mec=INK, ms=4, label="recorded state, trained on"),
         Line2D([], [], ls="", marker="s", color=INK, ms=3, label="image"),
     ]
-    figure.legend(handles=key, loc="outside lower center", ncols=4 if columns > 2 else 2, fontsize=7, frameon=False)
+    figure.legend(handles=key, loc="outside lower center", ncols=4 if columns > 1 else 2, fontsize=7, frameon=False)
     return figure
 
 

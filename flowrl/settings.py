@@ -30,11 +30,14 @@ def resolve(recipe: T, overrides: Mapping[str, Any] | Sequence[str] = (), file: 
 
     overrides: {"optim.lr": 1e-4} with Python values, or ["optim.lr=1e-4"] with YAML ones; a later one wins.
     A list or free mapping replaces the recipe's as a whole; `method.args.noise=0.7` sets one entry, `rewards.0.weight=2` one item.
+    Another method.name drops the recipe's method.args, which were the other method's.
 
     Raises: SettingsError for a key that does not exist, a value of the wrong type or out of range, a file that cannot be read.
     """
     kind = type(recipe)
     tree, typed, origin = _plain(recipe), dict[Keys, str](), dict[Keys, str]()
+    if _renamed(tree, file, overrides):
+        tree["method"]["args"] = {}
     if file is not None:
         _lay(kind, tree, origin, read(file), str(file))
     if isinstance(overrides, Mapping):
@@ -49,6 +52,23 @@ def resolve(recipe: T, overrides: Mapping[str, Any] | Sequence[str] = (), file: 
                 typed[keys] = written
             _lay(kind, tree, origin, value, "--set", keys, at)
     return _build(kind, tree, origin, typed)
+
+
+def _renamed(tree: Tree, file: str | Path | None, overrides: Mapping[str, Any] | Sequence[str]) -> bool:
+    """Whether file or overrides name another method than the recipe does."""
+    own = tree.get("method")
+    if not isinstance(own, Mapping) or "name" not in own:
+        return False
+    given = (
+        overrides.items() if isinstance(overrides, Mapping) else ((k, scalar(v, f"--set {k}")) for k, v in map(_split, overrides))
+    )
+    methods: list[Any] = [{} if file is None else read(file).get("method")]
+    for key, value in given:
+        if key == "method.name":
+            methods.append({"name": value})
+        elif key == "method":
+            methods.append(_plain(value, False))
+    return any(isinstance(m, Mapping) and m.get("name", own["name"]) != own["name"] for m in methods)
 
 
 def load(path: str | Path, kind: type[T] | None = None) -> T:

@@ -58,7 +58,7 @@ def _grid(sigmas: Grid, steps: Sequence[int]) -> tuple[list[float], set[int]]:
     grid = [float(v) for v in sigmas]
     if len(grid) < 2:
         raise ValueError(f"a schedule of {len(grid)} level(s) has no step; give at least two levels")
-    wrong = [i for i in steps if not 0 <= i < len(grid) - 1]
+    wrong = [i for i in steps if int(i) != i or not 0 <= i < len(grid) - 1]
     if wrong:
         raise ValueError(f"step {wrong[0]} does not exist: the schedule has steps 0 to {len(grid) - 2}")
     return grid, set(steps)
@@ -125,6 +125,8 @@ def comb(sigmas: Grid, law: Law, at: Sequence[int], k: int, strides: Sequence[in
     _count(spines, "a number of spines")
     grid, on = _grid(sigmas, at)
     _count(len(strides), "a number of strides")
+    if len(set(strides)) < len(strides):
+        raise ValueError(f"strides {tuple(strides)} hold one twice; each is a way of its own")
     for stride in strides:
         _count(stride, "a stride")
     b, every = _Builder(), (1 << len(strides)) - 1 if len(strides) > 1 else 0

@@ -11,8 +11,8 @@ from flowrl.kernels import log_density, mean_each
 
 
 def _check(s: Tensor) -> None:
-    if not isinstance(s, torch._subclasses.FakeTensor) and s.device.type == "cpu" and (s <= 0).any():
-        raise ValueError("log_prob of a deterministic step: std is 0; train only stochastic steps of the plan")
+    if not isinstance(s, torch._subclasses.FakeTensor) and s.device.type == "cpu" and not (s > 0).all():
+        raise ValueError(f"a density of a deterministic step: std is {float(s.min()):g}; train only stochastic steps of the plan")
 
 
 def _per_row(s: Tensor, like: Tensor) -> Tensor:
@@ -48,6 +48,8 @@ def kl(mean: Tensor, mean_ref: Tensor, s: Tensor, s_ref: Tensor | None = None) -
     Differs: Flow-GRPO divides by 2 g^2 where g lacks sqrt(sigma - sigma'); pass that g as s to get its number.
     """
     _check(s)
+    if s_ref is not None:
+        _check(s_ref)
     if s_ref is None:
         return mean_each((mean - mean_ref) ** 2 / (2 * _per_row(s, mean) ** 2))
     own, ref = _per_row(s, mean), _per_row(s_ref, mean)

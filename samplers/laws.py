@@ -153,6 +153,8 @@ def sage(eta: Level, ceiling: float = 0.997) -> Law:
     Source: SAGE-GRPO (2603.21872); SAGE-GRPO@c868869 `sde_step_with_logprob(sde_type="sage_grpo")`.
     """
     _within("sage", "eta", eta)
+    if not 0 < ceiling < 1:
+        raise ValueError(f"sage: ceiling is {ceiling:g}; give one above 0 and below 1, where the integral diverges")
 
     def law(sigma: Tensor, sigma_next: Tensor, guard: float, alpha: Alpha = _flow) -> tuple[Tensor, Tensor]:
         integral = ((1 - sigma_next) / (1 - sigma.clamp(max=ceiling))).log() - (sigma - sigma_next)

@@ -30,6 +30,8 @@ def cosine(high: float, low: float = 0.0) -> At:
 
 def exponential(high: float, rate: float) -> At:
     """high e^(-rate (1 - sigma)); rate >= 0."""
+    if not rate >= 0:
+        raise ValueError(f"a level that decays at rate {rate:g} would grow; give at least 0")
     return lambda sigma: high * (-rate * (1 - sigma)).exp()
 
 

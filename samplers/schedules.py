@@ -16,6 +16,8 @@ def _steps(n: int) -> None:
 
 def shifted(t: Tensor, shift: float) -> Tensor:
     """shift t / (1 + (shift - 1) t): 0 and 1 stay, a shift above 1 spends more steps at high noise."""
+    if not 0 < shift < math.inf:
+        raise ValueError(f"a schedule shifted by {shift:g}: give a number above 0 (1 leaves it as it is)")
     return shift * t / (1 + (shift - 1) * t)
 
 
@@ -139,6 +141,8 @@ def vp(n: int, alphas_cumprod: Tensor, offset: int = 1, end: Literal["zero", "fi
     Differs: DDPO and Stable Diffusion's own configuration end at the first trained level, alpha_bar[0]: end="first".
     """
     _steps(n)
+    if end not in ("zero", "first"):
+        raise ValueError(f'end {end!r} of a schedule is unknown; use "zero" or "first"')
     stride = len(alphas_cumprod) // n
     if stride < 1:
         raise ValueError(f"a schedule of {n} steps on a diffusion of {len(alphas_cumprod)} times; give at most that many")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 from .noise import uniform
 
@@ -47,6 +47,8 @@ def sliding(
         raise ValueError(f"a window of {size} steps does not fit into {steps} trainable steps; use a size from 1 to {steps}")
     if stride < 1 or every < 1:
         raise ValueError(f"a window with stride {stride} that stands {every} iterations never moves on; both must be at least 1")
+    if strategy not in get_args(Strategy):
+        raise ValueError(f"strategy {strategy!r} is unknown to sliding; use one of {', '.join(get_args(Strategy))}")
     if compat not in (None, "mixgrpo@e5cdd6a"):
         raise ValueError(f'compat {compat!r} is unknown to sliding; it knows "mixgrpo@e5cdd6a"')
     last = steps if compat else steps - size

@@ -170,6 +170,24 @@ def test_a_level_that_makes_no_sense_is_a_sentence(name: str, value: float | Ten
         getattr(laws, name)(value)
 
 
+NONSENSE: dict[str, tuple[Callable[[], object], str]] = {
+    "ceiling": (lambda: laws.sage(0.3, ceiling=1.0), "ceiling is 1; give one above 0 and below 1"),
+    "cap": (lambda: laws.longcat(0.3, cap=-1.0), "cap is -1; give"),
+    "rate": (lambda: levels.exponential(1.0, -1.0), "rate -1 would grow"),
+    "shift 0": (lambda: schedules.sd3(4, 0.0), "shifted by 0: give a number above 0"),
+    "shift nan": (lambda: schedules.linear_shift(4, math.nan), "shifted by nan"),
+    "end": (lambda: schedules.vp(4, paths.alphas_cumprod(), end="last"), "end 'last' of a schedule is unknown"),  # pyright: ignore
+    "strategy": (lambda: windows.sliding(0, 8, 4, strategy="x"), "strategy 'x' is unknown to sliding"),  # pyright: ignore
+}
+
+
+@pytest.mark.parametrize("name", NONSENSE)
+def test_numbers_and_names_that_make_no_sense_are_sentences(name: str) -> None:
+    build, message = NONSENSE[name]
+    with pytest.raises(ValueError, match=message):
+        build()
+
+
 @pytest.mark.parametrize("make", [laws.cps, laws.dgpo, laws.ddim])
 def test_a_share_above_1_is_a_sentence(make: Callable[[float], Law]) -> None:
     make(1.0)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import tiny
+import tinyrun
 import torch
 import toy
 from torch import Tensor
@@ -13,7 +14,8 @@ from torch import Tensor
 from flowrl import advantage, export, methods, objectives
 from flowrl.models import load_policy
 from flowrl.models.noise_head import HEAD_FILE, NoiseHead
-from flowrl.recipe import PolicySpec
+from flowrl.recipe import MethodSpec, PolicySpec
+from flowrl.recipes.run import train
 from flowrl.samplers import chains, kl, laws, log_prob, rollout, schedules
 from flowrl.samplers.noise import Source
 from flowrl.types import Batch
@@ -146,3 +148,18 @@ def test_a_policy_trains_its_head_and_saves_it_with_the_adapter(tmp_path: Path) 
 def test_the_method_has_one_std_range() -> None:
     plan = methods.flow_noise(group=4).plan_at(0, schedules.sd3(10), 0)
     assert plan.learned == laws.flow_noise(0.08, 0.16) and len(plan.rows) == 4 * 9
+
+
+def test_a_run_of_learned_noise_starts_at_ratio_1_and_saves_its_head(tmp_path: Path) -> None:
+    spec = MethodSpec("flow_noise", {"updates": 1, "beta": 0.1})
+    made = tinyrun.recipe(tmp_path / "run", {"run.iterations": 2, "evaluate.every": 0, "policy.noise_head": True}, spec)
+    train(made, rewards={"bright": tinyrun.bright})
+    rows = tinyrun.rows(tmp_path / "run")
+    assert [row["ratio/first_max_abs"] for row in rows] == [0.0, 0.0] and rows[1]["kl/mean"] > 0
+    assert (tmp_path / "run" / "lora" / HEAD_FILE).is_file()
+
+
+def test_a_run_of_learned_noise_without_a_head_says_what_to_set(tmp_path: Path) -> None:
+    made = tinyrun.recipe(tmp_path / "run", {"run.iterations": 1, "evaluate.every": 0}, MethodSpec("flow_noise", {"updates": 1}))
+    with pytest.raises(ValueError, match="set policy.noise_head to true"):
+        train(made, rewards={"bright": tinyrun.bright})

@@ -119,6 +119,8 @@ BAD = {
     "fan of none": (lambda: tree(GRID, LAW, [0], {0: 0}), "a fan at step 0 of 0"),
     "no teeth": (lambda: comb(GRID, LAW, [0], 0), "a tooth of 0"),
     "no strides": (lambda: comb(GRID, LAW, [0], 2, ()), "a number of strides of 0"),
+    "a stride twice": (lambda: comb(GRID, LAW, [0], 2, (1, 1)), "hold one twice"),
+    "half a step": (lambda: chains(GRID, LAW, [0.5]), "step 0.5 does not exist"),  # pyright: ignore[reportArgumentType]
     "stride 0": (lambda: comb(GRID, LAW, [0], 2, (1, 0)), "a stride of 0"),
     "one level": (lambda: chains([1.0], LAW), "1 level.s. has no step"),
     "twins by mix": (

@@ -275,3 +275,17 @@ def test_arguments_are_checked_against_the_signature():
         assert str(caught.value) == message
     with pytest.raises(SettingsError, match=r"^unknown setting widnow: did you mean window"):
         arguments(method, {"widnow": 2}, where="")
+
+
+def test_another_method_drops_the_arguments_of_the_recipes_own() -> None:
+    """The demo's arguments are DiffusionNFT's; `--set method.name=flow_grpo` must not pass them on."""
+    from flowrl.recipes import named
+    from flowrl.settings import resolve
+
+    demo = named("shapes")
+    assert demo.method.args
+    assert resolve(demo, ["method.name=flow_grpo", "method.args.noise=0.9"]).method.args == {"noise": 0.9}
+    assert resolve(demo, {"method.args.noise": 0.9, "method.name": "flow_grpo"}).method.args == {"noise": 0.9}
+    assert resolve(demo, ["method={name: branch_grpo}"]).method.args == {}
+    assert resolve(demo, ["method.name=diffusion_nft", "method.args.kl=0.1"]).method.args == {**demo.method.args, "kl": 0.1}
+    assert resolve(demo, ["optim.lr=1e-4"]).method.args == demo.method.args

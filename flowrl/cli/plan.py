@@ -18,7 +18,7 @@ def plan(
     method: Annotated[str, typer.Argument(help="A method's name, or module:function that returns one.")],
     settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An argument, e.g. window=4.")] = None,
     steps: Annotated[int, typer.Option(min=1, help="Steps of the schedule.")] = 10,
-    group: Annotated[int, typer.Option(min=2, help="Images a prompt.")] = 12,
+    group: Annotated[int, typer.Option(min=2, help="Group size: images a prompt; of combs, children a step.")] = 12,
     shift: Annotated[float, typer.Option(help="Static shift of the schedule (Stable Diffusion 3 has 3).")] = 3.0,
     iteration: Annotated[int, typer.Option(min=0, help="Windows that move stand where they are at this iteration.")] = 0,
     prompts: Annotated[int, typer.Option(min=1, help="Prompts an iteration, to count its recorded calls.")] = 8,

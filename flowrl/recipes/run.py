@@ -177,7 +177,11 @@ def _sizes(parts: Parts) -> tuple[Sizes, str]:
 
 def _rehearse(parts: Parts, plan: Plan) -> None:
     """What an objective has against a plan is said now, not after the first evaluation and rollout."""
-    record = rollout(plan, lambda x, sigma, slot: x, 1, (1,), lambda slot, node: torch.zeros(1), path=parts.policy.path)
+
+    def predict(x: torch.Tensor, sigma: torch.Tensor, slot: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        return (x, x) if parts.recipe.policy.noise_head else x
+
+    record = rollout(plan, predict, 1, (1,), lambda slot, node: torch.zeros(1), path=parts.policy.path)
     nothing = torch.zeros(1, len(plan.parent))
     parts.method.objective.queries(record, Credit(nothing, nothing, nothing), Source(0, 0))
 
@@ -287,7 +291,7 @@ def _loop(parts: Parts, session: Session, jury: _Jury, folder: RunFolder) -> boo
             with world.together():
                 if world.main:
                     folder.log(row)
-                    display.update({**row, "minutes_budget": run.minutes})
+                    display.update({**row, "minutes_budget": run.minutes, "minutes_elapsed": (time.perf_counter() - began) / 60})
             stop = world.any(bool(caught))
             needed = time.perf_counter() - began + 1.2 * jury.seconds + row["seconds/total"]
             late = run.minutes is not None and world.same(needed) > 60 * run.minutes
@@ -297,6 +301,9 @@ def _loop(parts: Parts, session: Session, jury: _Jury, folder: RunFolder) -> boo
             if stop:
                 return True
             if late:
+                log.info(
+                    "time is up: the evaluation after training is kept %.0f s of the %.1f minutes", 1.2 * jury.seconds, run.minutes
+                )
                 break
     return False
 
