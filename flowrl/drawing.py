@@ -162,7 +162,7 @@ def panel(axes: Axes, plan: Plan, title: str, solver: Solver = solvers.euler) ->
     calls = plan.nfe(solver)
     axes.set_title(title, fontsize=9, loc="left", color=INK, fontweight="bold", pad=14)
     note = f"{len(leaves)} images, {calls} calls, trains on {len(plan.rows)}"
-    axes.text(0, 1.03, note, transform=axes.transAxes, fontsize=7, color="#475569")
+    axes.annotate(note, (0, 1), (0, 4), "axes fraction", "offset points", fontsize=7, color="#475569")
 
 
 def picture(plans: Mapping[str, tuple[Plan, Solver]], columns: int = 4) -> Figure:
