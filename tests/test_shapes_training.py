@@ -194,5 +194,5 @@ def test_the_first_losses_of_the_shipped_training_come_out_again(tmp_path: Path)
     torch.multiprocessing.spawn(first_losses, args, nprocs=2)
     losses = np.array([json.loads(line)["loss"] for line in (tmp_path / "flow.jsonl").read_text().splitlines()])
     assert losses[:5] == pytest.approx(wanted[:5], rel=1e-4)
-    # The first agree to 1e-6; what rounding is left (the shipped autoencoder has half precision) 200 steps in bfloat16 amplify to 3 %.
+    # The first agree to 1e-6; what rounding is left (the shipped autoencoder is in half precision) 200 steps amplify to 3 %.
     assert np.abs(losses / wanted - 1).mean() < 0.05
