@@ -139,7 +139,9 @@ def test_a_policy_trains_its_head_and_saves_it_with_the_adapter(tmp_path: Path) 
     other = load_policy(tiny.sd3_pipeline(), spec=SPEC)
     export.load_lora(other, tmp_path / "lora")
     assert torch.equal(other.predict(x, sigma, cond)[1], raw)
-    tiny.sd3_pipeline().load_lora_weights(str(tmp_path / "lora"), weight_name=export.LORA_FILE)  # diffusers finds its own file
+    plain = tiny.sd3_pipeline()
+    plain.load_lora_weights(str(tmp_path / "lora"))  # diffusers finds its own file beside the head's
+    assert plain.get_list_adapters()["transformer"]
     (tmp_path / "lora" / HEAD_FILE).unlink()
     with pytest.raises(ValueError, match="holds no noise head"):
         export.load_lora(other, tmp_path / "lora")
