@@ -125,17 +125,17 @@ def granular(plan: Plan, r: Tensor, valid: Tensor | None = None, ddof: int = 1, 
 
 
 def extremes(score: Tensor, n: int) -> Tensor:
-    """The best ceil(n / 2) and the worst floor(n / 2) of every row of score [P, L] -> bool [P, L].
+    """The best ceil(n / 2) and the worst floor(n / 2) of every row of score [P, L] -> bool [P, L]. NaN, which could not be
+    scored, is neither; a row with fewer than n scores keeps them all.
 
     Raises: ValueError for n outside 1 to L.
     Source: DanceGRPO@15cc71d best-of-n (train_grpo_hunyuan.py l. 394-410), there over all samples of a process: one row.
     """
     if not 1 <= n <= score.shape[1]:
         raise ValueError(f"best of {n} in rows of {score.shape[1]}: give 1 to {score.shape[1]}")
-    order = score.argsort(1)
-    keep = torch.zeros_like(score, dtype=torch.bool)
-    keep.scatter_(1, order[:, score.shape[1] - (n + 1) // 2 :], True)
-    return keep.scatter_(1, order[:, : n // 2], True)
+    rank = score.argsort(1).argsort(1)  # NaN comes last
+    known = (~score.isnan()).sum(1, keepdim=True)
+    return (rank < known) & ((rank < n // 2) | (rank >= known - (n + 1) // 2))
 
 
 def tracked(

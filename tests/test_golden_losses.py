@@ -180,6 +180,11 @@ def test_best_of_n_is_dancegrpos(case: Case) -> None:
     assert sorted(keep.nonzero().flatten().tolist()) == sorted([*case["top_indices"].tolist(), *case["bottom_indices"].tolist()])
 
 
+def test_what_could_not_be_scored_is_neither_best_nor_worst() -> None:
+    score = torch.tensor([[3.0, torch.nan, 1.0, 2.0, 5.0], [torch.nan, torch.nan, 1.0, torch.nan, torch.nan]])
+    assert advantage.extremes(score, 2).tolist() == [[False, False, True, False, True], [False, False, True, False, False]]
+
+
 @pytest.mark.parametrize("n", [0, 5])
 def test_best_of_too_many_is_a_sentence(n: int) -> None:
     with pytest.raises(ValueError, match=f"best of {n} in rows of 4"):

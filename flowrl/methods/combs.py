@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 
 from torch import Tensor
 
@@ -32,17 +31,15 @@ def tempflow_grpo(
     Source: TempFlow-GRPO (2508.04324), TempFlow-GRPO@e66824e.
     """
     if teeth < 1 or group % teeth:
-        raise ValueError(f"{group} children a step cannot be shared among trajectories of {teeth}; make the group a multiple of it")
+        raise ValueError(f"{group} children a step do not make whole trajectories of {teeth}; make the group a multiple of {teeth}")
 
     def plan_at(iteration: int, sigmas: Tensor, slot: int) -> Plan:
         return comb(sigmas, laws.flow_sde(noise), range(len(sigmas) - 2), teeth, spines=group // teeth)
 
-    scale = partial(_noise_aware, constant=constant)
+    def scale(b: Tensor, s: Tensor) -> Tensor:
+        return objectives.scales.noise_aware(s, constant)
+
     return Method(plan_at, advantage.Group(), objectives.clip(clip, beta=beta, scale=scale), reference(beta), updates=updates)
-
-
-def _noise_aware(b: Tensor, s: Tensor, constant: float) -> Tensor:
-    return objectives.scales.noise_aware(s, constant)
 
 
 def g2rpo(
