@@ -21,11 +21,12 @@ from flowrl import advantage, methods
 from flowrl.dist import World
 from flowrl.models import load_policy
 from flowrl.recipe import PolicySpec
+from flowrl.replay import form
 from flowrl.rewards.base import Scores
 from flowrl.samplers import Plan, Rollout, chains, comb, join, laws, rollout, schedules, tree
 from flowrl.samplers.noise import Source
 from flowrl.types import Outcome
-from flowrl.update import form, normalised
+from flowrl.update import normalised
 
 
 def timed(call: Callable[[], object]) -> float:
@@ -114,7 +115,7 @@ class Race:
                 return time.perf_counter() - start, iteration
             scores = {"bright": Scores(r, torch.ones_like(r, dtype=torch.bool))}
             outcome = Outcome(self.plan, scores, {"bright": 1.0}, [""] * self.prompts, [{}] * self.prompts, ro.slots, iteration)
-            q = normalised(objective.queries(ro, credit_of.apply(outcome, {})[0], source), [0], 1, World())
+            q = normalised([objective.queries(ro, credit_of.apply(outcome, {})[0], source)], [[0]], 1, World())[0]
             assert q is not None
             for rows in q.slices:
                 batch = form(q, rows, ro, source)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,6 +21,9 @@ from flowrl.samplers.solvers import Solver
 from flowrl.sizes import Block, Sizes
 from flowrl.types import Cond, Outcome, Policy
 from flowrl.witness import Witness
+
+Features = Callable[[np.ndarray], Any]
+"""Images uint8 [N, H, W, 3] -> features [N, D]."""
 
 
 @dataclass(frozen=True)
@@ -169,6 +174,21 @@ def scored(
     return out
 
 
+def described(features: Features, drawn: Drawn, shape: tuple[int, int], world: World) -> Tensor:
+    """Features of all images, gathered to [P, L, D]; zeros for what was not drawn."""
+    own = torch.zeros(0, 0)
+    with world.together():
+        if drawn.samples is not None:
+            own = torch.as_tensor(features(drawn.samples.pixels[drawn.samples.scored].numpy())).float()
+    whole = torch.zeros(*shape, max(world.gather(own.shape[1])), device=world.device)
+    if drawn.samples is not None:
+        mine = torch.zeros(*drawn.samples.scored.shape, own.shape[1])
+        mine[drawn.samples.scored] = own
+        whole[drawn.local] = mine.to(whole)
+    world.sum(whole)
+    return whole.cpu()
+
+
 def collect(
     policy: Policy,
     plan: Plan,
@@ -183,8 +203,12 @@ def collect(
     world: World,
     witness: Witness | None = None,
     solver: Solver = solvers.euler,
+    features: Features | None = None,
+    metrics: Mapping[str, float] | None = None,
 ) -> Collected:
     """One batch of experience: prompts share `plan`. States of rewards are updated in `states`.
+
+    features: what the outcome's features are made by;  metrics: of the last iteration, for the outcome.
 
     Raises: torch.OutOfMemoryError in every process if one ran out of memory while walking or decoding; ValueError where no
     image has all its scores.
@@ -198,6 +222,9 @@ def collect(
     if drawn.rollout is not None:
         densities[drawn.local] = drawn.rollout.log_prob.to(densities)
     world.sum(densities)
-    outcome = Outcome(plan, scores, factors, prompts.text, prompts.metadata, slots, source.iteration, densities.cpu())
+    seen = None if features is None else described(features, drawn, (len(prompts), len(plan.leaves)), world)
+    outcome = Outcome(
+        plan, scores, factors, prompts.text, prompts.metadata, slots, source.iteration, densities.cpu(), seen, metrics or {}
+    )
     seconds = {**drawn.seconds, "reward": time.perf_counter() - clock}
     return Collected(drawn.rollout, drawn.local, drawn.cond, drawn.index, outcome, seconds)

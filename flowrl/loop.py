@@ -12,17 +12,18 @@ import torch
 from torch import Tensor
 
 from flowrl import data
-from flowrl.collect import Collected, collect
+from flowrl.collect import Features, collect
 from flowrl.data import Prompts
 from flowrl.dist import World
 from flowrl.recipe import Recipe
+from flowrl.replay import RatioError, Work, anchored, form
 from flowrl.rewards import total
 from flowrl.rewards.base import Reward, Scores, State
 from flowrl.samplers import Plan
 from flowrl.samplers.noise import Source
-from flowrl.sizes import Block, Sizes, cut
-from flowrl.types import Cond, Method, Policy, Queries, Rollout
-from flowrl.update import RatioError, Trained, anchored, form, update
+from flowrl.sizes import Sizes, cut
+from flowrl.types import Method, Policy
+from flowrl.update import Trained, update
 from flowrl.weights import Weights
 from flowrl.witness import Witness, difference, watched
 
@@ -32,7 +33,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Parts:
-    """What a run is made of. rewards: name -> (reward, factor)."""
+    """What a run is made of. rewards: name -> (reward, factor);  features: of images, for advantages that want them."""
 
     recipe: Recipe
     policy: Policy
@@ -40,12 +41,13 @@ class Parts:
     rewards: Mapping[str, tuple[Reward, float]]
     prompts: Prompts
     world: World
+    features: Features | None = None
 
 
 @dataclass
 class Session:
     """Everything that changes while a run runs, and therefore everything a checkpoint holds; but for `fresh`: nothing was done yet
-    since the process started, so the first rollout is watched."""
+    since the process started, so the last batch of the first rollout is watched, by `witness`."""
 
     weights: Weights
     optimizer: torch.optim.Optimizer
@@ -55,6 +57,7 @@ class Session:
     seconds: float = 0.0
     books: dict[str, Any] = field(default_factory=dict)
     fresh: bool = True
+    witness: Witness | None = None
 
     def state(self) -> dict[str, Any]:
         return {
@@ -137,14 +140,19 @@ def iterate(parts: Parts, session: Session) -> dict[str, float]:
     for group in session.optimizer.param_groups:
         group["lr"] = lr
     row: dict[str, float] = {"iteration": it}
+    works: list[Work] = []
     for slots in batches(plans):
-        new = _batch(parts, session, prompts.take(slots), torch.tensor(slots), plans[slots[0]])
+        work, new = _collect(parts, session, prompts.take(slots), torch.tensor(slots), plans[slots[0]])
+        works.append(work)
         _accumulate(row, new, len(slots) / len(prompts))
-    session.weights.follow(it)
+    row |= _train(parts, session, works)
+    session.fresh = False
+    session.weights.follow(it, row)
     session.iteration += 1
     row["optim/lr"] = lr
     row["seconds/total"] = time.perf_counter() - started
     session.seconds += row["seconds/total"]
+    session.books["metrics"] = {n: v for n, v in row.items() if not n.startswith("seconds/")}
     return row
 
 
@@ -157,73 +165,74 @@ def _accumulate(row: dict[str, float], new: Mapping[str, float], share: float) -
             row[name] = row.get(name, 0.0) + value * (1.0 if name.startswith("seconds/") else share)
 
 
-def _batch(parts: Parts, session: Session, prompts: Prompts, slots: Tensor, plan: Plan) -> dict[str, float]:
-    """Prompts that share a plan, through all stages."""
+def _collect(parts: Parts, session: Session, prompts: Prompts, slots: Tensor, plan: Plan) -> tuple[Work, dict[str, float]]:
+    """Prompts that share a plan, from rollout to queries."""
     method, policy, world, run = parts.method, parts.policy, parts.world, parts.recipe.run
     noise = Source(run.seed, session.iteration)
     rewards = {name: reward for name, (reward, _) in parts.rewards.items()}
     factors = {name: factor for name, (_, factor) in parts.rewards.items()}
 
-    def attempt(sizes: Sizes) -> tuple[Collected, list[Block], Witness | None]:
-        blocks = cut(plan, len(prompts), sizes, method.updates, world.size)
-        witness = Witness(policy.network, plan) if session.fresh and len(plan.edges) else None
+    def attempt(sizes: Sizes) -> Work:
+        blocks = cut(plan, len(prompts), sizes, method.updates, world.size, whole=not method.objective.separable)
+        session.witness = Witness(policy.network, plan) if session.fresh and len(plan.edges) else None
         with session.weights.using(method.sample_from):
-            return (
-                collect(
-                    policy,
-                    plan,
-                    prompts,
-                    slots,
-                    rewards,
-                    factors,
-                    session.states["rewards"],
-                    blocks,
-                    sizes,
-                    noise,
-                    world,
-                    witness,
-                    method.solver,
-                ),
+            got = collect(
+                policy,
+                plan,
+                prompts,
+                slots,
+                rewards,
+                factors,
+                session.states["rewards"],
                 blocks,
-                witness,
+                sizes,
+                noise,
+                world,
+                session.witness,
+                method.solver,
+                parts.features if method.features else None,
+                session.books.get("metrics"),
             )
+        return Work(got, None, blocks)
 
-    got, blocks, witness = within_memory(session, attempt)
+    work = within_memory(session, attempt)
+    got = work.got
     credit, session.states["advantage"] = method.advantage.apply(got.outcome, session.states["advantage"])
-    clock = time.perf_counter()
-    q = None if got.rollout is None else method.objective.queries(got.rollout, credit.take(got.local), noise)
-    if run.anchor == "replay" and q is not None and got.rollout is not None:
-        with session.weights.using(method.sample_from):
-            got = replace(got, rollout=anchored(policy, got.rollout, q, got.cond, noise))
+    if got.rollout is not None:
+        q = method.objective.queries(got.rollout, credit.take(got.local), noise)
+        if run.anchor == "replay":
+            with session.weights.using(method.sample_from):
+                got = replace(got, rollout=anchored(policy, got.rollout, q, got.cond, noise))
+        work = replace(work, got=got, queries=q)
+    return work, {**summary(got.outcome.scores, factors), **{f"seconds/{k}": v for k, v in got.seconds.items()}}
+
+
+def _train(parts: Parts, session: Session, works: list[Work]) -> dict[str, float]:
+    """The optimizer steps of an iteration."""
+    method, run = parts.method, parts.recipe.run
+    noise, clock = Source(run.seed, session.iteration), time.perf_counter()
     try:
         trained = update(
-            policy,
+            parts.policy,
             session.weights,
             method,
-            got,
-            q,
-            blocks,
+            works,
             session.optimizer,
             parts.recipe.optim.max_norm,
             noise,
-            world,
+            parts.world,
             exact=method.sample_from == "current",
         )
     except RatioError as error:
-        raise RatioError(f"{error}: {_named(policy, got.rollout, q, got.cond, noise, witness)}") from None
+        raise RatioError(f"{error}: {_named(parts.policy, works[-1], noise, session.witness)}") from None
     for _ in range(trained.halvings):
         shrink(session)
-    session.fresh = False
-    return {
-        **summary(got.outcome.scores, factors),
-        **measured(trained, run.anchor == "replay"),
-        **{f"seconds/{k}": v for k, v in got.seconds.items()},
-        "seconds/train": time.perf_counter() - clock,
-    }
+    return {**measured(trained, run.anchor == "replay"), "seconds/train": time.perf_counter() - clock}
 
 
-def _named(policy: Policy, ro: Rollout | None, q: Queries | None, cond: Cond, noise: Source, witness: Witness | None) -> str:
+def _named(policy: Policy, work: Work, noise: Source, witness: Witness | None) -> str:
     """Where rollout and replay of the first recorded call part."""
+    ro, q, cond = work.got.rollout, work.queries, work.got.cond
     if ro is None or q is None or witness is None or witness.trace is None:
         return "it was equal when the run started; a kernel is not deterministic, or the weights were changed from outside"
     batch = form(q, q.slices[0], ro, noise)

@@ -91,7 +91,11 @@ class Policy(Protocol):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a rollout earned, gathered over all processes. scores: name -> [P, L]; weights: name -> factor in the weighted sum."""
+    """What a rollout earned, gathered over all processes. scores: name -> [P, L]; weights: name -> factor in the weighted sum,
+    0 for rewards that only inform.
+
+    features [P, L, D]: of the images, where the method asks for them;  metrics: the row of the last iteration ("kl/mean" ...).
+    """
 
     plan: Plan
     scores: Mapping[str, Scores]
@@ -102,20 +106,22 @@ class Outcome:
     iteration: int
     log_prob: Tensor | None = None
     features: Tensor | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Credit:
     """advantage, weight, kl_weight: float32 [P, n], one entry a node (= the edge into it). Weight 0 drops an edge; shapes
-    never change.
+    never change. kl_scale: factor of the KL term, outside its denominator.
     """
 
     advantage: Tensor
     weight: Tensor
     kl_weight: Tensor
+    kl_scale: float = 1.0
 
     def take(self, rows: Tensor) -> Credit:
-        return Credit(self.advantage[rows], self.weight[rows], self.kl_weight[rows])
+        return Credit(self.advantage[rows], self.weight[rows], self.kl_weight[rows], self.kl_scale)
 
 
 class Advantage(Protocol):
@@ -132,8 +138,10 @@ class Queries:
     key [N]: -1 takes the state as it is; k >= 0 re-noises it to sigma with the noise of key k.
     old [N]: index of the recorded prediction u[row_prompt, old], -1 where there is none.
     row [E]: the row of an edge.  child [E]: kept index of its end, -1 for forward-process objectives.
-    a, b, s [E]: the step's three numbers; delta [E]: sigma - sigma'.  advantage, weight, kl_weight [E]: credit, with the whole
-      step's denominator in the weights.
+    a, b, s [E]: the step's three numbers; delta [E]: sigma - sigma'.  advantage, weight, kl_weight [E], kl_scale: credit, with the
+      whole step's denominator in the weights.
+    group [E]: the edge's prompt, as its slot in the iteration's list; node [E]: the node it leads to, or the leaf that is
+      re-noised; draw [E]: which re-noising of that leaf. What a coupled loss takes together is told by these.
     slices: row indices of each network call, in order; block: the rollout's block each belongs to.
     share [E]: how much an edge's step counts beside others (`objectives.scales`); no part of the denominator. None: alike.
     """
@@ -152,15 +160,22 @@ class Queries:
     advantage: Tensor
     weight: Tensor
     kl_weight: Tensor
+    group: Tensor
+    node: Tensor
+    draw: Tensor
     slices: Sequence[Tensor]
     block: Sequence[int]
     share: Tensor | None = None
+    kl_scale: float = 1.0
 
 
 @dataclass(frozen=True)
 class Batch:
     """One slice of Queries with its tensors formed. x [N, *d]; delta [E]: sigma - sigma'; x_next [E, *d]; u_old, x0, target [N, *d]
-    where they exist. learned: the law of learned noise, whose predictions are [N, 2, *d], u and the raw noise."""
+    where they exist. learned: the law of learned noise, whose predictions are [N, 2, *d], u and the raw noise.
+
+    A coupled loss is given the edges of a whole optimizer step, of all processes, and neither x nor what was made of it.
+    """
 
     x: Tensor
     sigma: Tensor
@@ -178,6 +193,11 @@ class Batch:
     x0: Tensor | None = None
     target: Tensor | None = None
     learned: FlowNoise | None = None
+    group: Tensor | None = None
+    node: Tensor | None = None
+    draw: Tensor | None = None
+    plan: Plan | None = None
+    kl_scale: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -203,12 +223,12 @@ class Objective(Protocol):
 @dataclass(frozen=True)
 class WeightSet:
     """A named copy of the trainable weights. kind "frozen": as at the start; "ema": follows with decay(it); "copy": replaced
-    when when(it).
+    when when(it, the iteration's metrics).
     """
 
     kind: Literal["frozen", "ema", "copy"]
     decay: Callable[[int], float] | None = None
-    when: Callable[[int], bool] | None = None
+    when: Callable[[int, Mapping[str, float]], bool] | None = None
 
 
 @dataclass(frozen=True)
@@ -216,6 +236,7 @@ class Method:
     """A published method as a composition. plan_at(iteration, sigmas, slot) -> Plan; `updates` optimizer steps a rollout.
 
     sample_from, export: the weight set that samples, and the one that is evaluated and saved.  solver: of quiet steps.
+    features: whether the advantage wants features of the images (recipe: evaluate.features).
     """
 
     plan_at: Callable[[int, Tensor, int], Plan]
@@ -227,3 +248,4 @@ class Method:
     updates: int = 1
     epochs: int = 1
     solver: Solver = solvers.euler
+    features: bool = False

@@ -53,14 +53,14 @@ class Weights:
             p.data, t.data = t.data, p.data
 
     @torch.no_grad()
-    def follow(self, iteration: int) -> None:
+    def follow(self, iteration: int, metrics: Mapping[str, float]) -> None:
         """Move every set after the optimizer steps of an iteration."""
         for name, kind in self.sets.items():
             if kind.kind == "ema" and kind.decay is not None:
                 keep = kind.decay(iteration)
                 for p, t in zip(self.parameters, self.stored[name], strict=True):
                     t.lerp_(p.detach(), 1 - keep)
-            elif kind.kind == "copy" and kind.when is not None and kind.when(iteration):
+            elif kind.kind == "copy" and kind.when is not None and kind.when(iteration, metrics):
                 for p, t in zip(self.parameters, self.stored[name], strict=True):
                     t.copy_(p.detach())
 

@@ -136,7 +136,7 @@ MUTANTS = (
         "(log_ratio > 0) & (advantage < 0)",
         "test_golden_losses.py",
     ),
-    Mutant("step weights forgotten", "flowrl/update.py", "else weight * q.share", "else weight", "test_objectives.py"),
+    Mutant("step weights forgotten", "flowrl/update.py", "1.0 if q.share is None else q.share", "1.0", "test_objectives.py"),
     Mutant("pruned depths trained on", CREDIT, "credit.weight * keep", "credit.weight", "test_advantage.py"),
     Mutant("smallest level shifted once", "samplers/schedules.py", "float(smallest)", "1 / train_steps", "test_golden.py"),
     Mutant(
@@ -256,12 +256,12 @@ MUTANTS = (
     Mutant(
         "all optimizer steps share a denominator",
         "flowrl/update.py",
-        "part_of[rows] = parts[block]",
+        "part_of[rows] = part[block]",
         "part_of[rows] = 0",
         "test_objectives.py",
     ),
     Mutant(
-        "coupled gradient dropped", "flowrl/update.py", ".backward(grad)", ".backward(torch.ones_like(grad))", "test_objectives.py"
+        "coupled gradient dropped", "flowrl/replay.py", ".backward(grad)", ".backward(torch.ones_like(grad))", "test_objectives.py"
     ),
     Mutant("not anchored after halving", "flowrl/update.py", "q = shrunk(q)", "pass", "test_objectives.py"),
     Mutant(

@@ -383,7 +383,7 @@ def test_an_averaged_weight_set_is_flow_grpos(case: Case) -> None:
     weights = Weights(policy, {"average": WeightSet("ema", decay)})  # pyright: ignore[reportArgumentType]
     for s, (value, expected) in enumerate(zip(case["params"], case["ema"], strict=True)):
         policy.parameter.data.copy_(value)
-        weights.follow(s)
+        weights.follow(s, {})
         close(weights.stored["average"][0], expected)
         if (s + 1) % case.args["update_step_interval"] == 0:
             assert decay(s) == pytest.approx(float(case["decays"][s]))

@@ -13,10 +13,10 @@ import toy
 from flowrl import methods
 from flowrl.loop import Parts, Session, begin, iterate
 from flowrl.recipe import OptimSpec, PolicySpec, Recipe, RunSpec, SizesSpec
+from flowrl.replay import RatioError
 from flowrl.samplers import schedules
 from flowrl.sizes import Sizes
 from flowrl.types import Method
-from flowrl.update import RatioError
 
 SMALL: dict[str, dict[str, Any]] = {
     "flow_grpo": {"group": 6, "clip": 1e-2, "beta": 1e-3},

@@ -15,11 +15,12 @@ from torch import Tensor
 
 from flowrl import objectives
 from flowrl.advantage import Group
+from flowrl.replay import RatioError, Work, form
 from flowrl.samplers import Rollout, kl, log_prob
 from flowrl.samplers.noise import Source
 from flowrl.sizes import Sizes
 from flowrl.types import Batch, Credit, Loss, Method, Objective, Queries, WeightSet
-from flowrl.update import RatioError, Trained, form, normalised, update
+from flowrl.update import Trained, normalised, update
 from flowrl.weights import Weights
 
 quick = settings(deadline=None, max_examples=100)  # a shared machine may stall at any moment
@@ -162,7 +163,7 @@ def test_queries_give_the_loss_of_every_edge_once(kind: str) -> None:
     moved(policy)
     moved(reference, -0.03)
     credit, objective = credit_of(ro), objectives.clip(1e-2, beta=0.3)
-    q = normalised(objective.queries(ro, credit, NOISE), [0] * len(ro.blocks), 1, toy.WORLD)
+    q = normalised([objective.queries(ro, credit, NOISE)], [[0] * len(ro.blocks)], 1, toy.WORLD)[0]
     assert q is not None
     assert float(q.weight.sum()) == pytest.approx(1) and float(q.kl_weight.sum()) == pytest.approx(1)
     ours = sliced(policy, objective, q, ro, cond, reference)
@@ -179,7 +180,7 @@ def test_step_weights_are_no_part_of_the_denominator() -> None:
     ro = got.rollout
     assert ro is not None
     plain, double, uneven = (
-        normalised(objectives.clip(scale=scale).queries(ro, credit_of(ro), NOISE), [0] * len(ro.blocks), 1, toy.WORLD)
+        normalised([objectives.clip(scale=scale).queries(ro, credit_of(ro), NOISE)], [[0] * len(ro.blocks)], 1, toy.WORLD)[0]
         for scale in (None, lambda b, s: torch.full_like(s, 2.0), lambda b, s: objectives.scales.noise_aware(s, 2.25))
     )
     assert plain is not None and double is not None and uneven is not None
@@ -200,7 +201,7 @@ def test_slices_accumulate_to_one_batch(kind: str, objective: Objective) -> None
     ro, cond = got.rollout, got.cond
     assert ro is not None and isinstance(cond, toy.Directions)
     moved(policy)
-    q = normalised(objective.queries(ro, credit_of(ro), NOISE), [0] * len(ro.blocks), 1, toy.WORLD)
+    q = normalised([objective.queries(ro, credit_of(ro), NOISE)], [[0] * len(ro.blocks)], 1, toy.WORLD)[0]
     assert q is not None and len(q.slices) > 2
     assert sorted(torch.cat(list(q.slices)).tolist()) == list(range(len(q.row_prompt)))
     whole = replace(q, slices=[torch.arange(len(q.row_prompt))], block=[0])
@@ -308,9 +309,8 @@ def trained(
     before = [p.detach().clone() for p in kept.parameters]
     assert got.rollout is not None
     q = objective.queries(got.rollout, credit_of(got.rollout), NOISE)
-    done = update(
-        policy, kept, method, got, q, blocks, torch.optim.SGD(kept.parameters, lr=1.0), 1e9, NOISE, toy.WORLD, exact=exact
-    )
+    optimizer = torch.optim.SGD(kept.parameters, lr=1.0)
+    done = update(policy, kept, method, [Work(got, q, blocks)], optimizer, 1e9, NOISE, toy.WORLD, exact=exact)
     return done, [p.detach() - b for p, b in zip(kept.parameters, before, strict=True)]
 
 
@@ -323,7 +323,7 @@ def test_a_coupled_loss_gets_its_direct_gradient(kind: str) -> None:
     ro = got.rollout
     assert ro is not None
     moved(fresh)
-    q = normalised(Coupled().queries(ro, credit_of(ro), NOISE), [0] * len(ro.blocks), 1, toy.WORLD)
+    q = normalised([Coupled().queries(ro, credit_of(ro), NOISE)], [[0] * len(ro.blocks)], 1, toy.WORLD)[0]
     assert q is not None
     batch = form(q, torch.arange(len(q.row_prompt)), ro, NOISE)
     u = fresh.predict(batch.x, batch.sigma, got.cond.take(batch.slot))  # pyright: ignore[reportArgumentType]
@@ -346,7 +346,7 @@ def test_optimizer_steps_divide_by_their_own_weights() -> None:
     ro = got.rollout
     assert ro is not None
     parts = [blocks[i].part for i in got.index]
-    q = normalised(objectives.clip().queries(ro, credit_of(ro), NOISE), parts, 2, toy.WORLD)
+    q = normalised([objectives.clip().queries(ro, credit_of(ro), NOISE)], [parts], 2, toy.WORLD)[0]
     assert q is not None
     of_row = torch.zeros(len(q.row_prompt), dtype=torch.long)
     for rows, block in zip(q.slices, q.block, strict=True):
@@ -386,7 +386,7 @@ def test_weight_sets_come_back_after_use() -> None:
     with pytest.raises(RuntimeError, match="inside"), kept.using("old"):
         raise RuntimeError("inside")
     assert all(torch.equal(p, n) for p, n in zip(kept.parameters, now, strict=True))
-    kept.follow(0)
+    kept.follow(0, {})
     for old, s, n in zip(kept.stored["old"], start, now, strict=True):
         torch.testing.assert_close(old, 0.75 * s + 0.25 * n)
     assert all(torch.equal(p, s) for p, s in zip(kept.stored["reference"], start, strict=True))
@@ -396,10 +396,10 @@ def test_weight_sets_come_back_after_use() -> None:
 
 def test_a_copy_is_replaced_when_it_is_due() -> None:
     policy = toy.Policy(excited=True)
-    kept = Weights(policy, {"old": WeightSet("copy", when=lambda it: it % 2 == 1)})
+    kept = Weights(policy, {"old": WeightSet("copy", when=lambda it, metrics: it % 2 == 1)})
     moved(policy)
-    kept.follow(0)
+    kept.follow(0, {})
     assert not torch.equal(kept.stored["old"][0], kept.parameters[0])
-    kept.follow(1)
+    kept.follow(1, {})
     assert torch.equal(kept.stored["old"][0], kept.parameters[0])
     assert kept.bytes() == {"old": sum(p.numel() * p.element_size() for p in kept.parameters)}

@@ -16,10 +16,10 @@ from flowrl import advantage, objectives
 from flowrl.loop import begin, iterate
 from flowrl.objectives import Clip
 from flowrl.recipes.run import train
+from flowrl.replay import RatioError
 from flowrl.samplers import Plan, Rollout, chains, comb, laws, tree
 from flowrl.sizes import Sizes
 from flowrl.types import Credit, Method, Outcome, Queries, State
-from flowrl.update import RatioError
 
 PLANS: dict[str, Callable[[torch.Tensor], Plan]] = {
     "chains": lambda sigmas: chains(sigmas, laws.flow_sde(0.7), (0, 1, 2), 4),

@@ -50,6 +50,10 @@ def renoised(rollout: Rollout, credit: Credit, noise: Source, draws: int) -> Que
         advantage=credit.advantage[prompt, leaf],
         weight=credit.weight[prompt, leaf],
         kl_weight=credit.kl_weight[prompt, leaf],
+        kl_scale=credit.kl_scale,
+        group=rollout.slots[prompt],
+        node=leaf,
+        draw=key - leaf * draws,
         slices=slices,
         block=owner,
     )

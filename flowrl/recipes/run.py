@@ -89,7 +89,13 @@ def _train(recipe: Recipe, given: Mapping[str, Any] | None, prompts: Any, resume
     recipe, folder = _folder(recipe, resume, world)
     trained, held = build.prompts(recipe.data, prompts)
     policy = load_policy(recipe.policy, world.device, seed=recipe.run.seed)
-    parts = Parts(recipe, policy, method, build.rewards(recipe, given, world.device), trained, world)
+    features = build.features(recipe.evaluate.features)
+    if method.features and features is None:
+        raise ValueError(
+            f"method {recipe.method.name} compares images by features; give evaluate.features=module:function "
+            "(images uint8 [N, H, W, 3] -> [N, D]), as flowrl.shapes.judge:features"
+        )
+    parts = Parts(recipe, policy, method, build.rewards(recipe, given, world.device), trained, world, features)
     judges = build.judges(recipe.evaluate.rewards, world.device) or {n: r for n, (r, _) in parts.rewards.items()}
     sizes, line = _sizes(parts)
     session = begin(parts, sizes)
