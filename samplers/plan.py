@@ -142,6 +142,26 @@ class Plan:
         return [(self.depth == k).nonzero().flatten() for k in range(1, int(self.depth.max()) + 1)]
 
     @cached_property
+    def peers(self) -> Tensor:
+        """Which edges compete: class of a node's edge by (sigma of parent, sigma of child, noisy, label), -1 for roots. [n] long."""
+        label = torch.zeros(len(self.parent), dtype=torch.float64) if self.label is None else self.label.double()
+        # noisy: on a comb the spine and earlier teeth take the same step quietly, and are no rivals of the children that branch there
+        key = torch.stack([self.sigma[self.parent.clamp(min=0)], self.sigma, self.noisy.double(), label], 1)
+        ids, inner = torch.full_like(self.parent, -1), self.parent >= 0
+        ids[inner] = key[inner].unique(dim=0, return_inverse=True)[1]
+        return ids
+
+    @cached_property
+    def ends(self) -> Tensor:
+        """bool [n, leaves]: whether a leaf lies at or below a node."""
+        below = torch.zeros(len(self.parent), len(self.leaves), dtype=torch.bool)
+        below[self.leaves, torch.arange(len(self.leaves))] = True
+        for i, p in reversed(list(enumerate(self.parent.tolist()))):
+            if p >= 0:
+                below[p] |= below[i]
+        return below
+
+    @cached_property
     def noised(self) -> Tensor:
         """bool [n]: whether a noisy edge lies on the way from the root to a node."""
         noised = self.noisy.clone()

@@ -181,7 +181,7 @@ def test_step_weights_are_no_part_of_the_denominator() -> None:
     assert ro is not None
     plain, double, uneven = (
         normalised([objectives.clip(scale=scale).queries(ro, credit_of(ro), NOISE)], [[0] * len(ro.blocks)], 1, toy.WORLD)[0]
-        for scale in (None, lambda b, s: torch.full_like(s, 2.0), lambda b, s: objectives.scales.noise_aware(s, 2.25))
+        for scale in (None, lambda steps: torch.full_like(steps.s, 2.0), lambda steps: objectives.scales.noise_aware(steps.s, 2.25))
     )
     assert plain is not None and double is not None and uneven is not None
     torch.testing.assert_close(double.weight, 2 * plain.weight)

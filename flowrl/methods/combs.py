@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from flowrl import advantage, objectives
+from flowrl.objectives.scales import Steps
 from flowrl.samplers import Plan, comb, laws
 from flowrl.types import Method
 
@@ -36,8 +37,8 @@ def tempflow_grpo(
     def plan_at(iteration: int, sigmas: Tensor, slot: int) -> Plan:
         return comb(sigmas, laws.flow_sde(noise), range(len(sigmas) - 2), teeth, spines=group // teeth)
 
-    def scale(b: Tensor, s: Tensor) -> Tensor:
-        return objectives.scales.noise_aware(s, constant)
+    def scale(steps: Steps) -> Tensor:
+        return objectives.scales.noise_aware(steps.s, constant)
 
     return Method(plan_at, advantage.Group(), objectives.clip(clip, beta=beta, scale=scale), reference(beta), updates=updates)
 

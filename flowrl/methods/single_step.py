@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from flowrl import advantage, objectives
+from flowrl.objectives.scales import Steps
 from flowrl.samplers import Plan, chains, join, laws, merged, paths, schedules, windows
 from flowrl.types import Method
 
@@ -59,7 +60,7 @@ def flash_grpo(
         step = windows.jumping(iteration, low, min(high, len(sigmas) - 1), 1, seed, slot)
         return chains(sigmas, laws.wan_sde(), step, group)
 
-    def scale(b: Tensor, s: Tensor) -> Tensor:
-        return 1 / objectives.scales.kappa(b, s) / typical
+    def scale(steps: Steps) -> Tensor:
+        return 1 / objectives.scales.kappa(steps.b, steps.s) / typical
 
     return Method(plan_at, advantage.Group(), objectives.clip(clip, beta=beta, scale=scale), reference(beta), updates=updates)

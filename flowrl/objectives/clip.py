@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -11,7 +12,8 @@ from torch import Tensor
 from flowrl.kernels import mean_each, step
 from flowrl.types import Batch, Loss
 
-from .ratio import OnRecord, Scale, beyond, clipped, edge_kl, edge_ratio, metrics, resolvable, surrogate_kl
+from .ratio import KL, OnRecord, beyond, clipped, measured, penalised, resolvable, surrogate_kl
+from .scales import Scale
 
 
 @dataclass(frozen=True)
@@ -19,9 +21,11 @@ class Clip(OnRecord):
     """mean of clipped(log rho, A) + beta KL to the frozen "reference"; see `clipped` and `surrogate_kl`.
 
     low, high: clip range of rho on the per-element mean log-ratio (the field's 1e-5 to 1e-3).  scale: how much a step counts, by
-      (b, s) of the plan's edges; see `scales`.
+      the plan's edges; see `scales`.
 
-    Raises: ValueError for a range below 3 x 2^-23, where float32 cannot tell rho from 1.
+    kl: "exact", of the two Gaussians of a step, or "forward", RAPO's estimate (`forward_kl`).
+
+    Raises: ValueError for a range below 3 x 2^-23, where float32 cannot tell rho from 1, or an unknown form of the KL.
     Differs: Flow-GRPO's KL lacks sigma - sigma'; compat="flow_grpo@9745241" multiplies it in.
     """
 
@@ -31,28 +35,24 @@ class Clip(OnRecord):
     beta: float = 0.0
     compat: str | None = None
     scale: Scale | None = None
+    kl: KL = "exact"
     learnable = True
 
     def __post_init__(self) -> None:
         resolvable(self.low, self.high)
         if self.compat not in (None, "flow_grpo@9745241"):
             raise ValueError(f'compat {self.compat!r} is unknown to clip; it knows "flow_grpo@9745241"')
+        if self.kl not in get_args(KL):
+            raise ValueError(f"kl {self.kl!r} is unknown to clip; it knows {', '.join(get_args(KL))}")
 
     def measure(self, batch: Batch, u: Mapping[str, Tensor]) -> Tensor:
         """[E, 2]: log-ratio to the recorded step, KL to the reference (0 without beta)."""
-        assert batch.u_old is not None
-        now = u["current"][batch.row]
-        ratio = edge_ratio(batch, now, batch.u_old[batch.row])
-        if not self.beta:
-            return torch.stack([ratio, torch.zeros_like(ratio)], 1)
-        kl = edge_kl(batch, now, u["reference"][batch.row])
-        return torch.stack([ratio, kl * batch.delta.to(kl) if self.compat else kl], 1)
+        return measured(batch, u, self.beta, self.kl, self.compat)
 
     def loss(self, batch: Batch, m: Tensor) -> Loss:
         ratio, kl = m.unbind(1)
         policy = (batch.weight * clipped(ratio, batch.advantage, self.low, self.high, self.dual)).sum()
-        total = policy + self.beta * (batch.kl_weight * kl).sum()
-        return Loss(total, metrics(batch, ratio, beyond(ratio, self.low, self.high), policy, kl))
+        return penalised(batch, policy, ratio, kl, beyond(ratio, self.low, self.high), self.beta)
 
 
 def clip(
@@ -62,9 +62,10 @@ def clip(
     beta: float = 0.0,
     compat: str | None = None,
     scale: Scale | None = None,
+    kl: KL = "exact",
 ) -> Clip:
     """See `Clip`; high None: as low."""
-    return Clip(low, low if high is None else high, dual, beta, compat, scale)
+    return Clip(low, low if high is None else high, dual, beta, compat, scale, kl)
 
 
 def guarded(log_ratio: Tensor, drift: Tensor, s: Tensor, compat: str | None = None) -> Tensor:
@@ -111,8 +112,7 @@ class Guard(OnRecord):
     def loss(self, batch: Batch, m: Tensor) -> Loss:
         ratio, kl = m.unbind(1)
         policy = (batch.weight * clipped(ratio, batch.advantage, self.low, self.high) / batch.delta).sum()
-        total = policy + self.beta * (batch.kl_weight * kl).sum()
-        return Loss(total, metrics(batch, ratio, beyond(ratio, self.low, self.high), policy, kl))
+        return penalised(batch, policy, ratio, kl, beyond(ratio, self.low, self.high), self.beta)
 
 
 def guard(low: float = 2e-6, high: float | None = None, beta: float = 0.0) -> Guard:

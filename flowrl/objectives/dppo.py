@@ -11,7 +11,7 @@ from torch import Tensor
 from flowrl.kernels import log_ratio
 from flowrl.types import Batch, Loss
 
-from .ratio import OnRecord, metrics, surrogate_kl
+from .ratio import OnRecord, penalised, surrogate_kl
 
 
 def outward(log_ratio: Tensor, advantage: Tensor, distance: Tensor, threshold: float) -> Tensor:
@@ -49,8 +49,8 @@ class DPPO(OnRecord):
         ratio, moved, kl = m.unbind(1)
         dropped = outward(ratio.detach(), batch.advantage, moved, self.threshold)
         policy = (batch.weight * torch.where(dropped, 0, -batch.advantage * ratio.exp())).sum()
-        total = policy + self.beta * (batch.kl_weight * kl).sum()
-        return Loss(total, {**metrics(batch, ratio, dropped, policy, kl), "kl/old": (batch.weight * moved).sum()})
+        whole = penalised(batch, policy, ratio, kl, dropped, self.beta)
+        return Loss(whole.value, {**whole.metrics, "kl/old": (batch.weight * moved).sum()})
 
 
 def dppo(threshold: float = 1e-5, beta: float = 0.0) -> DPPO:

@@ -109,7 +109,7 @@ class NFT:
         positive, negative, distance = m.unbind(1)
         policy = self.scale * (batch.weight.to(m) * (p * positive + (1 - p) * negative) / self.beta).sum()
         metrics = {"loss/policy": policy.detach(), "kl/mean": (batch.kl_weight.to(m) * distance).sum().detach()}
-        return Loss(policy + self.kl * (batch.kl_weight.to(m) * distance).sum(), metrics)
+        return Loss(policy + self.kl * batch.kl_scale * (batch.kl_weight.to(m) * distance).sum(), metrics)
 
 
 def nft(beta: float = 1.0, kl: float = 1e-4, scale: float = 5.0, draws: int = 1) -> NFT:

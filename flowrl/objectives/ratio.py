@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -11,10 +12,18 @@ from torch import Tensor
 from flowrl.kernels import log_density, log_ratio, mean_each, step
 from flowrl.samplers import Rollout, kl
 from flowrl.samplers.noise import Source
-from flowrl.types import Batch, Credit, Queries
+from flowrl.types import Batch, Credit, Loss, Queries
+
+from .scales import Scale, Steps
+
+KL = Literal["exact", "forward"]
+"""exact: of the two Gaussians of a step;  forward: `forward_kl` of the sampled step."""
+
+Range = float | Tensor
+"""How far a ratio may go, the same for all edges or of each."""
 
 
-def clipped(log_ratio: Tensor, advantage: Tensor, low: float, high: float | None = None, dual: float | None = None) -> Tensor:
+def clipped(log_ratio: Tensor, advantage: Tensor, low: Range, high: Range | None = None, dual: float | None = None) -> Tensor:
     """max(-A rho, -A clip(rho, 1 - low, 1 + high)) per edge, rho = exp(log_ratio) -> [E].
 
     dual > 1: for A < 0 the loss is at most -A dual.
@@ -31,15 +40,12 @@ def surrogate_kl(u: Tensor, u_ref: Tensor, b: Tensor, s: Tensor) -> Tensor:
     return (b**2 / (2 * s**2)).to(u) * mean_each((u - u_ref) ** 2)
 
 
-Scale = Callable[[Tensor, Tensor], Tensor]
-"""How much a step counts: (b [e], s [e]) of all recorded edges of a plan -> [e]; see `objectives.scales`."""
-
-
 def recorded(rollout: Rollout, credit: Credit, scale: Scale | None = None) -> Queries:
     """The recorded slices of a rollout as queries: rows are recorded states, edges their noisy children walked here."""
     plan = rollout.plan
     a, b, s = plan.coefficients(plan.edges, rollout.path)
-    share = None if scale is None else scale(b, s).float()
+    steps = Steps(plan.sigma[plan.parent[plan.edges]], plan.sigma[plan.edges], b, s, plan.guard)
+    share = None if scale is None else scale(steps).float()
     a, b, s = (t.float() for t in (a, b, s))
     kept = {int(n): i for i, n in enumerate(plan.kept)}
     children = [[e for e, n in enumerate(plan.edges.tolist()) if int(plan.parent[n]) == int(r)] for r in plan.rows]
@@ -100,10 +106,67 @@ def edge_kl(batch: Batch, now: Tensor, ref: Tensor) -> Tensor:
     return kl(mean, mean_ref, batch.learned.std(now[:, 1]), batch.learned.std(ref[:, 1]))
 
 
+def forward_kl(log_ratio: Tensor) -> Tensor:
+    """x log x - x + 1 with x = p_ref / p = exp(-log_ratio): KL(ref || policy) from the policy's own samples, never negative.
+
+    log_ratio [E]: log p - log p_ref.
+
+    Source: RAPO (2510.03865), the sample estimator of its forward KL; its reweighting of the reference by reward is `tempered`.
+    """
+    log_x = -log_ratio
+    return log_x.exp() * log_x - log_x.expm1()
+
+
+def tempered(log_prob: Tensor, log_prob_ref: Tensor, power: Tensor) -> Tensor:
+    """log p - log p_ref^power, the log-ratio to a reference that is raised to a power by reward (unnormalised), [E].
+
+    Source: RAPO (2510.03865), p_ref^phi(r).
+    """
+    return log_prob - power * log_prob_ref
+
+
+def estimated_kl(log_ratio: Tensor, kind: Literal["k1", "k2", "k3"] = "k3") -> Tensor:
+    """KL(policy || ref) from the policy's samples, d = log p_ref - log p: k1 = -d, k2 = d^2 / 2, k3 = e^d - d - 1 -> [E].
+
+    k1 and k3 are unbiased; k3 is never negative. The gradient of k2 is that of the KL, those of the others are not.
+
+    Raises: ValueError for another kind.
+    Source: Schulman, Approximating KL divergence (2020); verl@b178a3c `kl_penalty`.
+    """
+    d = -log_ratio
+    if kind == "k1":
+        return -d
+    if kind == "k2":
+        return d**2 / 2
+    if kind == "k3":
+        return d.expm1() - d
+    raise ValueError(f'KL estimator {kind!r} is unknown; use "k1", "k2" or "k3"')
+
+
+def measured(batch: Batch, u: Mapping[str, Tensor], beta: float, kl: KL = "exact", compat: str | None = None) -> Tensor:
+    """[E, 2]: log-ratio to the recorded step, KL to the reference (0 without beta)."""
+    assert batch.u_old is not None
+    now = u["current"][batch.row]
+    ratio = edge_ratio(batch, now, batch.u_old[batch.row])
+    if not beta:
+        return torch.stack([ratio, torch.zeros_like(ratio)], 1)
+    ref = u["reference"][batch.row]
+    if kl == "forward":
+        return torch.stack([ratio, forward_kl(edge_ratio(batch, now, ref))], 1)
+    exact = edge_kl(batch, now, ref)
+    return torch.stack([ratio, exact * batch.delta.to(exact) if compat else exact], 1)
+
+
+def penalised(batch: Batch, policy: Tensor, ratio: Tensor, kl: Tensor, cut: Tensor, beta: float) -> Loss:
+    """The policy's loss with its KL term and what is logged of it. cut [E]: edges whose gradient was cut off."""
+    total = policy + beta * batch.kl_scale * (batch.kl_weight * kl).sum()
+    return Loss(total, metrics(batch, ratio, cut, policy, kl))
+
+
 class OnRecord:
     """Objectives that ask at the recorded states of a plan with noisy steps.
 
-    beta: strength of a KL to the frozen "reference".  scale: how much each step counts, None: alike.
+    beta: strength of a KL to the "reference".  scale: how much each step counts, None: alike.
     """
 
     separable = True
