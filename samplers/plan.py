@@ -143,9 +143,9 @@ class Plan:
 
     @cached_property
     def peers(self) -> Tensor:
-        """Which edges compete: class of a node's edge by (sigma of parent, sigma of child, noisy, label), -1 for roots. [n] long."""
+        """Which edges compete: class of the edge into a node, by (sigma of parent and child, noisy, label); -1: roots. [n] long."""
         label = torch.zeros(len(self.parent), dtype=torch.float64) if self.label is None else self.label.double()
-        # noisy: on a comb the spine and earlier teeth take the same step quietly, and are no rivals of the children that branch there
+        # on a comb the spine and earlier teeth take the same step quietly: no rivals of the children that branch there
         key = torch.stack([self.sigma[self.parent.clamp(min=0)], self.sigma, self.noisy.double(), label], 1)
         ids, inner = torch.full_like(self.parent, -1), self.parent >= 0
         ids[inner] = key[inner].unique(dim=0, return_inverse=True)[1]

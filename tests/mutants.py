@@ -35,9 +35,8 @@ class Mutant(NamedTuple):
 
 
 LAWS, STEP, WALK, SOLVERS = "samplers/laws.py", "kernels/ops/step.py", "samplers/walk.py", "samplers/solvers.py"
-RATIO, CLIP, FORWARD, CREDIT = (
-    f"flowrl/{name}.py" for name in ("objectives/ratio", "objectives/clip", "objectives/forward", "advantage")
-)
+RATIO, CLIP, NFT, CREDIT = (f"flowrl/{name}.py" for name in ("objectives/ratio", "objectives/clip", "objectives/nft", "advantage"))
+RENOISE, AWM, DPO = (f"flowrl/objectives/{name}.py" for name in ("renoise", "awm", "preference"))
 MUTANTS = (
     # samplers
     Mutant("drift with the wrong sign", LAWS, "sigma_next - variance / (2", "sigma_next + variance / (2", "test_laws.py"),
@@ -240,9 +239,9 @@ MUTANTS = (
         "self.high, self.dual)).sum()\n        total = policy + self.beta * (batch.weight * kl)",
         "test_objectives.py",
     ),
-    Mutant("NFT prefers what is bad", FORWARD, "0.5 + batch.advantage", "0.5 - batch.advantage", "test_golden.py"),
-    Mutant("NFT's divisor carries gradient", FORWARD, "error.detach().abs()", "error.abs()", "test_golden.py"),
-    Mutant("one noise for all draws of a leaf", FORWARD, "key = leaf * draws + j", "key = leaf * draws", "test_objectives.py"),
+    Mutant("NFT prefers what is bad", NFT, "0.5 + batch.advantage", "0.5 - batch.advantage", "test_golden.py"),
+    Mutant("NFT's divisor carries gradient", NFT, "error.detach().abs()", "error.abs()", "test_golden.py"),
+    Mutant("one noise for all draws of a leaf", RENOISE, "else leaf * draws + draw,", "else leaf * draws,", "test_objectives.py"),
     # weights, update, loop
     Mutant(
         "weight set not restored",

@@ -6,12 +6,14 @@ from collections.abc import Callable
 
 from flowrl.types import Method
 
-from .average import warming
+from .average import ramp, warming
+from .awm import awm
 from .combs import g2rpo, tempflow_grpo
 from .dance_grpo import dance_grpo
 from .flow_grpo import flow_dppo, flow_grpo, flow_grpo_fast, flow_noise, grpo_guard
 from .mix_grpo import mix_grpo, mix_grpo_flash
 from .nft import diffusion_nft
+from .preference import diffusion_dpo, online_dpo
 from .single_step import e_grpo, flash_grpo
 from .trees import branch_grpo, tree_rpo
 
@@ -31,12 +33,17 @@ TABLE: dict[str, Callable[..., Method]] = {
     "e_grpo": e_grpo,
     "flash_grpo": flash_grpo,
     "diffusion_nft": diffusion_nft,
+    "awm": awm,
+    "diffusion_dpo": diffusion_dpo,
+    "online_dpo": online_dpo,
 }
 
 __all__ = [
     "TABLE",
+    "awm",
     "branch_grpo",
     "dance_grpo",
+    "diffusion_dpo",
     "diffusion_nft",
     "e_grpo",
     "flash_grpo",
@@ -48,6 +55,8 @@ __all__ = [
     "grpo_guard",
     "mix_grpo",
     "mix_grpo_flash",
+    "online_dpo",
+    "ramp",
     "tempflow_grpo",
     "tree_rpo",
     "warming",

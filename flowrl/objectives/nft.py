@@ -1,4 +1,4 @@
-"""Objectives on the forward process: clean leaves are re-noised and the network is asked there. No likelihoods, any sampler."""
+"""DiffusionNFT: a contrast between an implicit positive and negative policy on re-noised leaves. No likelihoods, any sampler."""
 
 from __future__ import annotations
 
@@ -13,50 +13,7 @@ from flowrl.samplers import Rollout
 from flowrl.samplers.noise import Source
 from flowrl.types import Batch, Credit, Loss, Queries
 
-
-def renoised(rollout: Rollout, credit: Credit, noise: Source, draws: int) -> Queries:
-    """`draws` rows a leaf, each re-noised to a level of the plan's own grid, stratified over it. One edge a row."""
-    plan = rollout.plan
-    levels = plan.sigma[plan.parent[plan.parent >= 0]].unique()
-    kept = {int(n): i for i, n in enumerate(plan.kept)}
-    rows: list[tuple[int, int, int, float]] = []
-    slices: list[Tensor] = []
-    owner: list[int] = []
-    for index, block in enumerate(rollout.blocks):
-        start = len(rows)
-        for p, root in block.tolist():
-            for leaf in plan.leaves[plan.root[plan.leaves] == root].tolist():
-                for j in range(draws):
-                    key = leaf * draws + j
-                    place = (j + noise.uniform(int(rollout.slots[p]), key, "sigma")) / draws
-                    rows.append((p, leaf, key, float(levels[int(place * len(levels))])))
-        for piece in torch.arange(start, len(rows)).split(rollout.size or len(rows)):
-            slices.append(piece)
-            owner.append(index)
-    prompt, leaf, key = (torch.tensor([r[i] for r in rows]) for i in range(3))
-    one = torch.ones(len(rows))
-    return Queries(
-        row_prompt=prompt,
-        kept=torch.tensor([kept[n] for n in leaf.tolist()]),
-        sigma=torch.tensor([r[3] for r in rows], dtype=torch.float64),
-        key=key,
-        old=torch.full_like(key, -1),
-        row=torch.arange(len(rows)),
-        child=torch.full_like(key, -1),
-        a=one,
-        b=one,
-        s=one,
-        delta=one,
-        advantage=credit.advantage[prompt, leaf],
-        weight=credit.weight[prompt, leaf],
-        kl_weight=credit.kl_weight[prompt, leaf],
-        kl_scale=credit.kl_scale,
-        group=rollout.slots[prompt],
-        node=leaf,
-        draw=key - leaf * draws,
-        slices=slices,
-        block=owner,
-    )
+from .renoise import renoised
 
 
 def nft_terms(u: Tensor, u_old: Tensor, x: Tensor, x0: Tensor, sigma: Tensor, beta: float = 1.0) -> tuple[Tensor, Tensor]:
