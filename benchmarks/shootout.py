@@ -19,7 +19,7 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import torch
-from shootout_jobs import MARKS, Job, Line, Options, append, claimed, jobs, key, known, read
+from shootout_jobs import MARKS, WARMUP, Job, Line, Options, append, claimed, jobs, key, known, read
 
 from flowrl import methods
 from flowrl.data import Prompts
@@ -32,8 +32,6 @@ from flowrl.recipes import build, named
 from flowrl.recipes.run import versions
 from flowrl.rewards.base import Reward
 from flowrl.sizes import Sizes, derive
-
-WARMUP = 2  # the recipe's 5 iterations would be all of a search of the slowest method
 
 
 class Judge:

@@ -31,6 +31,7 @@ METHODS: dict[str, tuple[int, dict[str, Any]]] = {
     "awm": (12, {}),
     "online_dpo": (12, {}),  # its loss is made of the distance to a reference, which it pays for
 }
+WARMUP = 2  # the recipe's 5 iterations would be all of a search of the slowest method
 SEARCH_SEED = 100
 MARKS = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 3 / 4)  # shares of the time at which a run is looked at, beside its end
 LEFT_OUT = -1.0  # the score of a search run that broke down

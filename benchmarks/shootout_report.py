@@ -1,120 +1,20 @@
-"""What the shootout's lines say: gains with intervals, the claims of the papers, a picture and SHOOTOUT.md. All from the lines."""
+"""The shootout's lines as a table, a picture and SHOOTOUT.md."""
 
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy import stats
-from shootout_jobs import MARKS, METHODS, Line, Options, jobs, key
+from shootout_jobs import METHODS, WARMUP, Line, Options, chosen, jobs, key, read, search
+from shootout_stats import CLAIMS, GRID, Estimate, Scores, above, crossing, gain, percent, verdict
 
-Scores = NDArray[np.float64]
-GRID = (0.0, *MARKS, 1.0)
 REACH = 0.1  # the gain whose time is told
 FIGURE = Path("assets/figures/shootout.png")
 INK = "#0f172a"
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean gain and its 95 % interval."""
-
-    score: float
-    low: float
-    high: float
-    seeds: int
-
-    def __str__(self) -> str:
-        return f"{self.score:+.3f} ({self.low:+.3f} to {self.high:+.3f})"
-
-
-@dataclass(frozen=True)
-class Claim:
-    """`fast` needs `share` of the time of `slow`, as `source` says."""
-
-    source: str
-    fast: str
-    slow: str
-    share: float
-
-
-CLAIMS = (
-    Claim("MixGRPO (2507.21802): 50 % less time than DanceGRPO", "mix_grpo", "flow_grpo", 0.5),
-    Claim("MixGRPO-Flash (2507.21802): 71 % less time than DanceGRPO", "mix_grpo_flash", "flow_grpo", 0.29),
-    Claim("BranchGRPO (2509.06040): 55 % less time than DanceGRPO", "branch_grpo", "flow_grpo", 0.45),
-    Claim("BranchGRPO-Mix (2509.06040): 4.7 times as fast as DanceGRPO", "branch_grpo", "flow_grpo", 1 / 4.7),
-    Claim("Dynamic-TreeRPO (2509.23352): about 50 % less time", "tree_rpo", "flow_grpo", 0.5),
-    Claim("DiffusionNFT (2509.16117): up to 25 times as fast as Flow-GRPO", "diffusion_nft", "flow_grpo", 1 / 25),
-    Claim("AWM (2509.25050): up to 24 times as fast as Flow-GRPO", "awm", "flow_grpo", 1 / 24),
-)
-
-
-def gain(before: Scores, after: Scores) -> Estimate:
-    """Mean of after [seeds, captions] - before [captions], paired by caption, for new seeds and new captions.
-
-    Variance: that of the seeds' means over their number plus that of the captions' means over theirs; what varies with both is
-    counted twice, so the interval is rather too wide. Student's t with Satterthwaite's degrees of freedom. One seed: captions only.
-    """
-    d = after - before
-    seeds, captions = d.shape
-    parts = [(d.mean(1).var(ddof=1) / seeds, seeds - 1)] if seeds > 1 else []
-    parts.append((d.mean(0).var(ddof=1) / captions, captions - 1))
-    variance = sum(v for v, _ in parts)
-    if not variance:
-        return Estimate(float(d.mean()), float(d.mean()), float(d.mean()), seeds)
-    freedom = variance**2 / sum(v**2 / n for v, n in parts)
-    half = float(stats.t.ppf(0.975, freedom)) * math.sqrt(variance)
-    return Estimate(float(d.mean()), float(d.mean()) - half, float(d.mean()) + half, seeds)
-
-
-def crossing(x: Sequence[float], y: Sequence[float], level: float) -> float:
-    """The first x at which the line through the points is at the level or above; infinity where it never is."""
-    for i in range(len(x)):
-        if y[i] >= level:
-            if i == 0:
-                return x[0]
-            return x[i - 1] + (x[i] - x[i - 1]) * (level - y[i - 1]) / (y[i] - y[i - 1])
-    return math.inf
-
-
-def reach(fast: Sequence[Estimate], slow: Estimate, grid: Sequence[float] = GRID) -> tuple[float, float, float]:
-    """Share of the time at which `fast` has the end score of `slow`: (earliest, by the means, latest).
-
-    Earliest: from there on their intervals overlap;  latest: from there on fast's is above.
-    """
-    return (
-        crossing(grid, [e.high for e in fast], slow.low),
-        crossing(grid, [e.score for e in fast], slow.score),
-        crossing(grid, [e.low for e in fast], slow.high),
-    )
-
-
-def verdict(share: float, fast: Sequence[Estimate] | None, slow: Estimate | None) -> tuple[str, str]:
-    """(verdict, why). fast: the gains at GRID;  slow: the gain at the end. Overlapping intervals decide nothing."""
-    if fast is None or slow is None:
-        return "not decided", "not measured"
-    if min(slow.seeds, fast[-1].seeds) < 2:
-        return "not decided", "one seed says nothing of others"
-    if slow.low <= 0:
-        return "not decided", f"the slower one's gain is not clear: {slow}"
-    first, middle, last = reach(fast, slow)
-    why = f"reaches {slow.score:+.3f} at {_share(middle)} of the time (from {_share(first)} to {_share(last)})"
-    if last <= share:
-        return "reproduced", why
-    return ("not reproduced" if first > share else "not decided"), why
-
-
-def _share(x: float) -> str:
-    return f"{100 * x:.0f} %" if math.isfinite(x) else "never"
-
-
-def above(one: Estimate, other: Estimate) -> bool:
-    """Whether a ranking may be stated: two seeds at least each, and no overlap."""
-    return min(one.seeds, other.seeds) > 1 and one.low > other.high
 
 
 @dataclass(frozen=True)
@@ -139,7 +39,7 @@ def results(o: Options, lines: Sequence[Line]) -> tuple[Scores, dict[str, Result
     Raises: ValueError where the base has not been evaluated.
     """
     o = replace(o, methods=[name for name in o.methods if name in METHODS])
-    wanted = {key(job.__dict__): job for job in jobs(o, lines)}
+    wanted = {key(asdict(job)): job for job in jobs(o, lines)}
     mine: dict[tuple[str, str], list[Line]] = {}
     for line in {key(line): line for line in lines if key(line) in wanted}.values():
         mine.setdefault((line["kind"], line["method"]), []).append(line)
@@ -190,3 +90,92 @@ def picture(before: Scores, found: dict[str, Result], o: Options, path: Path) ->
     figure.legend(loc="outside right center", fontsize=8, frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
+
+
+def table(found: dict[str, Result], o: Options) -> list[str]:
+    """A row a method, the largest gain first."""
+    lines = [
+        "| method | seeds | lr | iterations (s each) | reward, first and last 3 | gain | shuffled | thousand rows sampled + trained "
+        f"| seconds to {REACH:+.2f} | clearly above |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for r in sorted(found.values(), key=lambda r: -r.end.score):
+        first, last = (np.mean([np.mean(line["rewards"][part]) for line in r.runs]) for part in (slice(3), slice(-3, None)))
+        sampled, trained = np.mean([line["rows"] for line in r.runs], 0) / 1000
+        at = 60 * o.minutes * crossing(GRID, [e.score for e in r.gains], REACH)
+        less = ", ".join(other.name for other in found.values() if above(r.end, other.end))
+        each = sum(line["seconds"] for line in r.runs) / sum(line["iterations"] for line in r.runs)
+        broken = sum(line["error"] is not None for line in r.runs)
+        lines.append(
+            f"| {r.name} | {len(r.runs)}{f' ({broken} broke down)' if broken else ''} | {r.lr:g} "
+            f"| {np.mean([line['iterations'] for line in r.runs]):.0f} ({each:.1f}) | {first:.2f} to {last:.2f} | {r.end} "
+            f"| {r.control or '-'} | {sampled:.0f} + {trained:.0f} | {f'{at:.0f}' if math.isfinite(at) else 'not reached'} "
+            f"| {less or '-'} |"
+        )
+    return lines
+
+
+def claims(found: dict[str, Result]) -> list[str]:
+    lines = ["| published | here | of | share of the time | verdict | why |", "|---|---|---|---|---|---|"]
+    for claim in CLAIMS:
+        fast, slow = found.get(claim.fast), found.get(claim.slow)
+        said, why = verdict(claim.share, fast and fast.gains, slow and slow.end)
+        lines.append(f"| {claim.source} | {claim.fast} | {claim.slow} | {percent(claim.share)} | {said} | {why} |")
+    return lines
+
+
+def searches(lines: Sequence[Line], found: dict[str, Result], o: Options) -> list[str]:
+    """The score of each candidate rate; a choice at the end of the range is said."""
+    done = {key(line): line for line in lines}
+    out = ["| method | arguments | group | " + " | ".join(f"{rate:g}" for rate in o.rates) + " | chosen |"]
+    out.append("|---|---|---|" + "---|" * (len(o.rates) + 1))
+    for name in found:
+        cells = [done[key(asdict(job))] for job in search(o, name)]
+        scores = " | ".join("broke down" if c["error"] else f"{c['score']:.3f} ({c['iterations']} it)" for c in cells)
+        rate, (group, args) = chosen(lines, search(o, name)), METHODS[name]
+        edge = ", an end of the range" if rate in (min(o.rates), max(o.rates)) else ""
+        given = ", ".join(f"{k} {v}" for k, v in args.items()) or "as published"
+        out.append(f"| {name} | {given} | {group} | {scores} | {rate:g}{edge} |")
+    return out
+
+
+def page(before: Scores, lines: Sequence[Line], found: dict[str, Result], o: Options, figure: str) -> str:
+    runs = [line for r in found.values() for line in r.runs]
+    share = sum(line["cpu_seconds"] for line in runs) / sum(line["seconds"] for line in runs)
+    versions = ", ".join(f"{k} {v}" for k, v in runs[0]["versions"].items() if k != "flowrl-toolkit")
+    commits = ", ".join(dict.fromkeys(line["commit"] for line in runs))
+    setting = f"""# Methods at equal training time
+
+Written by `python benchmarks/shootout.py --report` from `shootout.jsonl`; nothing by hand.
+
+The embedded model and its training rewards, {o.minutes:g} minutes of training a run (rollout, reward and update; looking
+does not count), one process of {runs[0]["threads"]} thread, {runs[0]["prompts"]} prompts an iteration, no KL,
+{WARMUP} iterations of warm-up. Clips, noise, windows and updates are the published ones but for the arguments below; a window
+that moves every 25 iterations moves as seldom as that.
+Held-out accuracy (shapes:strict) of {o.captions} captions, {o.images} images each, 20 steps, the same noise for all;
+untrained {before.mean():.3f}. The learning rate is the best of {len(o.rates)} after {o.search_minutes:g} minute(s), with a
+seed and captions of their own.
+
+gain: mean over seeds and captions, paired with the untrained model by caption, and its 95 % interval for new seeds and new
+captions (variance over seeds + variance over captions, t with Satterthwaite's degrees of freedom; one seed: captions only).
+shuffled: the same run, seed {o.seeds[0]}, rewards shuffled inside each group.
+clearly above: two seeds at least and intervals that do not overlap; anything else is no ranking.
+The process had {100 * share:.0f} % of its core while it trained ({versions}, commit {commits}).
+"""
+    verdicts = """A claim is about the score that the slower method has at its end. Reproduced: the faster one's interval lies
+above that of the slower one's end after the claimed share of the time. Not reproduced: until then it lies below. Not decided:
+neither. The papers measured other models, and mostly the time of an iteration; Flow-GRPO stands here for DanceGRPO.
+"""
+    parts = [setting, *table(found, o), "", f"![held-out accuracy]({figure})", "", "## Claims", "", verdicts, *claims(found), ""]
+    return "\n".join([*parts, "## Settings and searches", "", *searches(lines, found, o), ""])
+
+
+def write(o: Options, path: Path, figure: Path = FIGURE) -> None:
+    """Print the table; draw the figure; write SHOOTOUT.md beside the lines."""
+    lines = read(path)
+    before, found = results(o, lines)
+    if not found:
+        raise ValueError(f"{path.name} has no finished run with these options; run without --report first")
+    picture(before, found, o, figure)
+    path.with_name("SHOOTOUT.md").write_text(page(before, lines, found, o, os.path.relpath(figure, path.parent)))
+    print("\n".join([*table(found, o), "", *claims(found)]))
