@@ -91,7 +91,10 @@ class Policy(Protocol):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a rollout earned, gathered over all processes. scores: name -> [P, L]; weights: name -> factor in the weighted sum."""
+    """What a rollout earned, gathered over all processes. scores: name -> [P, L]; weights: name -> factor in the weighted sum.
+
+    features: [P, L, D] where the method asked for them; metrics: the last iteration's row of the log, empty at the first.
+    """
 
     plan: Plan
     scores: Mapping[str, Scores]
@@ -102,20 +105,22 @@ class Outcome:
     iteration: int
     log_prob: Tensor | None = None
     features: Tensor | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Credit:
     """advantage, weight, kl_weight: float32 [P, n], one entry a node (= the edge into it). Weight 0 drops an edge; shapes
-    never change.
+    never change. kl_scale: a factor of the KL term, outside its denominator.
     """
 
     advantage: Tensor
     weight: Tensor
     kl_weight: Tensor
+    kl_scale: float = 1.0
 
     def take(self, rows: Tensor) -> Credit:
-        return Credit(self.advantage[rows], self.weight[rows], self.kl_weight[rows])
+        return Credit(self.advantage[rows], self.weight[rows], self.kl_weight[rows], self.kl_scale)
 
 
 class Advantage(Protocol):
