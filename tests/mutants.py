@@ -35,8 +35,11 @@ class Mutant(NamedTuple):
 
 
 LAWS, STEP, WALK, SOLVERS = "samplers/laws.py", "kernels/ops/step.py", "samplers/walk.py", "samplers/solvers.py"
-RATIO, CLIP, NFT, CREDIT = (f"flowrl/{name}.py" for name in ("objectives/ratio", "objectives/clip", "objectives/nft", "advantage"))
+RATIO, CLIP, NFT = (f"flowrl/objectives/{name}.py" for name in ("ratio", "clip", "nft"))
 RENOISE, AWM, DPO = (f"flowrl/objectives/{name}.py" for name in ("renoise", "awm", "preference"))
+GROUP, TREES, CREDIT, WRAPPERS, PORTED, SEVERAL, CONTROL, SELECTION = (
+    f"flowrl/advantage/{name}.py" for name in ("group", "trees", "credit", "wrappers", "ported", "several", "control", "selection")
+)
 MUTANTS = (
     # samplers
     Mutant("drift with the wrong sign", LAWS, "sigma_next - variance / (2", "sigma_next + variance / (2", "test_laws.py"),
@@ -115,9 +118,9 @@ MUTANTS = (
     ),
     Mutant("merged step with its own guard", "samplers/builders.py", "guard=grid[1])", "guard=float(plan.guard))", "test_plan.py"),
     Mutant("joined plans mix up their parents", "samplers/builders.py", "p.parent + k, -1", "p.parent, -1", "test_plan.py"),
-    Mutant("softmax over grandchildren", CREDIT, "count[:, nodes] = known.double()", "pass", "test_golden_losses.py"),
-    Mutant("granularities averaged", CREDIT, "label >> bit & 1", "label >= 0", "test_golden_losses.py"),
-    Mutant("best of n: only the best", CREDIT, "(rank < n // 2) |", "(rank < 0) |", "test_golden_losses.py"),
+    Mutant("softmax over grandchildren", TREES, "count[:, nodes] = known.double()", "pass", "test_golden_losses.py"),
+    Mutant("granularities averaged", TREES, "label >> bit & 1", "label >= 0", "test_golden_losses.py"),
+    Mutant("best of n: only the best", SELECTION, "(rank < n // 2) |", "(rank < 0) |", "test_golden_losses.py"),
     Mutant(
         "guard without its drift", CLIP, "(log_ratio + (drift.mean() if compat else drift))", "log_ratio", "test_golden_losses.py"
     ),
@@ -136,7 +139,7 @@ MUTANTS = (
         "test_golden_losses.py",
     ),
     Mutant("step weights forgotten", "flowrl/update.py", "1.0 if q.share is None else q.share", "1.0", "test_objectives.py"),
-    Mutant("pruned depths trained on", CREDIT, "credit.weight * keep", "credit.weight", "test_advantage.py"),
+    Mutant("pruned depths trained on", WRAPPERS, "weight=credit.weight * keep", "weight=credit.weight", "test_advantage.py"),
     Mutant("smallest level shifted once", "samplers/schedules.py", "float(smallest)", "1 / train_steps", "test_golden.py"),
     Mutant(
         "window one step short", "samplers/windows.py", "min(start + size, steps)", "min(start + size - 1, steps)", "test_laws.py"
@@ -196,31 +199,30 @@ MUTANTS = (
         "test_step.py",
     ),
     # advantage
-    Mutant("ddof ignored", "flowrl/advantage.py", "square / (count - ddof)", "square / (count)", "test_advantage.py"),
-    Mutant("statistics in float32", "flowrl/advantage.py", "    r = r.double()\n", "    r = r.float()\n", "test_advantage.py"),
+    Mutant("ddof ignored", GROUP, "square / (count - ddof)", "square / (count)", "test_advantage.py"),
     Mutant(
-        "invalid leaves counted as 0",
-        "flowrl/advantage.py",
-        "0), valid.double()",
-        "0), torch.ones_like(valid).double()",
-        "test_advantage.py",
+        "statistics in float32", GROUP, "torch.where(valid, r, 0).double()", "torch.where(valid, r, 0).float()", "test_advantage.py"
     ),
-    Mutant("global std of the group", "flowrl/advantage.py", "(0, 1), ddof)", "(1,), ddof)", "test_advantage.py"),
-    Mutant("quiet edges are rivals", "flowrl/advantage.py", "plan.noisy.double(), label", "label", "test_advantage.py"),
+    Mutant("global std of the group", GROUP, "(0, 1), ddof)", "(1,), ddof)", "test_advantage.py"),
+    Mutant("equal rewards over rounding", GROUP, "mean.clamp(low, high)", "mean", "test_advantage.py"),
     Mutant(
-        "one failed reward is forgiven",
-        "flowrl/advantage.py",
-        "for name in outcome.weights]).all(0)",
-        "for name in outcome.weights]).any(0)",
-        "test_advantage.py",
+        "invalid leaves counted as 0", TREES, "= r, valid.double()", "= r, torch.ones_like(valid).double()", "test_advantage.py"
+    ),
+    Mutant("quiet edges are rivals", TREES, "plan.noisy.double(), label", "label", "test_advantage.py"),
+    Mutant(
+        "one failed reward is forgiven", CREDIT, "for name in counted]).all(0)", "for name in counted]).any(0)", "test_advantage.py"
     ),
     Mutant(
-        "dropped edges keep their weight",
-        "flowrl/advantage.py",
-        "weight = known.float()",
-        "weight = torch.ones_like(known).float()",
-        "test_advantage.py",
+        "dropped edges keep their weight", CREDIT, "torch.isfinite(a).float()", "torch.ones_like(a).float()", "test_advantage.py"
     ),
+    Mutant(
+        "a gate's reward is added", CREDIT, "outcome.weights.items() if factor}", "outcome.weights.items()}", "test_advantage.py"
+    ),
+    Mutant("the median over nothing", PORTED, "if not compat:\n", "if False:\n", "test_advantage.py"),
+    Mutant(
+        "the front of the beaten", SEVERAL, "(no_worse & better).any(0)", "(no_worse & better).any(1)", "test_golden_advantage.py"
+    ),
+    Mutant("KL pushed the wrong way", CONTROL, "(smooth - self.target)", "(self.target - smooth)", "test_advantage.py"),
     # objectives
     Mutant("clip on the wrong side", RATIO, "torch.maximum(-advantage", "torch.minimum(-advantage", "test_objectives.py"),
     Mutant("dual clip for good samples", RATIO, "torch.where(advantage < 0", "torch.where(advantage > 0", "test_objectives.py"),
