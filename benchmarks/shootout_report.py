@@ -95,8 +95,8 @@ def picture(before: Scores, found: dict[str, Result], o: Options, path: Path) ->
 def table(found: dict[str, Result], o: Options) -> list[str]:
     """A row a method, the largest gain first."""
     lines = [
-        "| method | seeds | lr | iterations (s each) | reward, first and last 3 | gain | shuffled | thousand rows sampled + trained "
-        f"| seconds to {REACH:+.2f} | clearly above |",
+        "| method | seeds | lr | iterations (s each) | reward, first and last 3 | gain | shuffled "
+        f"| thousand rows sampled + trained | seconds to {REACH:+.2f} | clearly above |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for r in sorted(found.values(), key=lambda r: -r.end.score):
