@@ -176,10 +176,10 @@ def curve(*scores: float, width: float = 0.02, seeds: int = 3) -> list[Estimate]
 
 def test_overlapping_intervals_decide_nothing() -> None:
     # at half of the time (the fifth point) the faster one is above, overlaps, is below
-    slow = curve(0.0, 0.2)[-1]
-    assert stats.verdict(0.5, curve(0, 0.1, 0.2, 0.22, 0.25, 0.3, 0.3), slow)[0] == "reproduced"
-    assert stats.verdict(0.5, curve(0, 0.1, 0.1, 0.1, 0.21, 0.3, 0.3), slow)[0] == "not decided"
-    assert stats.verdict(0.5, curve(0, 0.0, 0.0, 0.1, 0.15, 0.3, 0.3), slow)[0] == "not reproduced"
+    slow, grid = curve(0.0, 0.2)[-1], (0, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 3 / 4, 1)
+    assert stats.verdict(0.5, curve(0, 0.1, 0.2, 0.22, 0.25, 0.3, 0.3), slow, grid)[0] == "reproduced"
+    assert stats.verdict(0.5, curve(0, 0.1, 0.1, 0.1, 0.21, 0.3, 0.3), slow, grid)[0] == "not decided"
+    assert stats.verdict(0.5, curve(0, 0.0, 0.0, 0.1, 0.15, 0.3, 0.3), slow, grid)[0] == "not reproduced"
     assert stats.verdict(0.5, None, slow) == ("not decided", "not measured")
     assert stats.verdict(0.5, curve(*[0.5] * 7), curve(0, 0.01)[-1])[1].startswith("the slower one's gain is not clear")
     assert stats.verdict(0.5, curve(*[0.5] * 7, seeds=1), slow)[1] == "one seed says nothing of others"
