@@ -28,7 +28,7 @@ METHODS: dict[str, tuple[int, dict[str, Any]]] = {
     "tempflow_grpo": (4, {"teeth": 4, "beta": 0.0}),  # published with KL 0.004, and 4 spines of 6 teeth
     "g2rpo": (4, {}),  # 4 at each of 8 steps, finished at 3 strides: 89 images; published 12
     "diffusion_nft": (12, {"draws": 4, "kl": 0.0}),  # as the recipe; published with KL 1e-4 and one draw
-    "awm": (12, {}),
+    "awm": (12, {"beta": 0.0}),  # published with KL 1e-3
     "online_dpo": (12, {}),  # its loss is made of the distance to a reference, which it pays for
 }
 WARMUP = 2  # the recipe's 5 iterations would be all of a search of the slowest method

@@ -89,14 +89,14 @@ def picture(before: Scores, found: dict[str, Result], o: Options, path: Path) ->
     left.set_ylabel("held-out accuracy", fontsize=9, color=INK)
     figure.legend(loc="outside right center", fontsize=8, frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
+    figure.savefig(path, dpi=110)
 
 
 def table(found: dict[str, Result], o: Options) -> list[str]:
     """A row a method, the largest gain first."""
     lines = [
-        "| method | seeds | lr | iterations (s each) | reward, first and last 3 | gain | shuffled | thousand rows sampled + trained "
-        f"| seconds to {REACH:+.2f} | clearly above |",
+        "| method | seeds | lr | iterations (s each) | reward, first and last 3 | gain | shuffled "
+        f"| thousand rows sampled + trained | seconds to {REACH:+.2f} | clearly above |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for r in sorted(found.values(), key=lambda r: -r.end.score):
@@ -149,7 +149,7 @@ def page(before: Scores, lines: Sequence[Line], found: dict[str, Result], o: Opt
 Written by `python benchmarks/shootout.py --report` from `shootout.jsonl`; nothing by hand.
 
 The embedded model and its training rewards, {o.minutes:g} minutes of training a run (rollout, reward and update; looking
-does not count), one process of {runs[0]["threads"]} thread, {runs[0]["prompts"]} prompts an iteration, no KL,
+does not count), one process of {runs[0]["threads"]} thread, {runs[0]["prompts"]} prompts an iteration, no KL (but DPO's own),
 {WARMUP} iterations of warm-up. Clips, noise, windows and updates are the published ones but for the arguments below; a window
 that moves every 25 iterations moves as seldom as that.
 Held-out accuracy (shapes:strict) of {o.captions} captions, {o.images} images each, 20 steps, the same noise for all;

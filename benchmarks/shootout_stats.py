@@ -89,15 +89,15 @@ def reach(fast: Sequence[Estimate], slow: Estimate, grid: Sequence[float] = GRID
     )
 
 
-def verdict(share: float, fast: Sequence[Estimate] | None, slow: Estimate | None) -> tuple[str, str]:
-    """(verdict, why). fast: the gains at GRID;  slow: the gain at the end. Overlapping intervals decide nothing."""
+def verdict(share: float, fast: Sequence[Estimate] | None, slow: Estimate | None, grid: Sequence[float] = GRID) -> tuple[str, str]:
+    """(verdict, why). fast: the gains at `grid`;  slow: the gain at the end. Overlapping intervals decide nothing."""
     if fast is None or slow is None:
         return "not decided", "not measured"
     if min(slow.seeds, fast[-1].seeds) < 2:
         return "not decided", "one seed says nothing of others"
     if slow.low <= 0:
         return "not decided", f"the slower one's gain is not clear: {slow}"
-    first, middle, last = reach(fast, slow)
+    first, middle, last = reach(fast, slow, grid)
     why = f"reaches {slow.score:+.3f} at {percent(middle)} of the time (from {percent(first)} to {percent(last)})"
     if last <= share:
         return "reproduced", why
