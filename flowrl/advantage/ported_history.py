@@ -114,8 +114,7 @@ class Risk:
     mix: float | None = None
     baseline: bool = True
 
-    def __call__(self, x: Tensor, quantiles: tuple[float, float]) -> Tensor:
-        down, up = quantiles
+    def __call__(self, x: Tensor, down: Tensor, up: Tensor) -> Tensor:
         inner = (x - down).clamp(min=0) - (x - up).clamp(min=0) + (down - up if self.baseline else 0)
         value = inner / (self.high - self.low + 1e-6)
         if self.mix is None:
@@ -134,7 +133,7 @@ def riskpo(
     """The risk of what a bundle of prompts earns together, r [P, L] -> float32 [P, L]. bundle [P]: prompts with equal numbers.
 
     x [bundle, L] sums the l-th samples of the bundle's prompts; A = risk(x) / (std of the bundle's x, unbiased, + eps). quantiles
-    of x at risk.low and risk.high (None: the batch's own).  share "uniform": each of the bundle's samples gets A;  "deviation": A
+    of x at risk.low and risk.high (None: the bundle's own).  share "uniform": each of the bundle's samples gets A;  "deviation": A
     is shared out in proportion to r - mean of the prompt, evenly where these cancel. One sample that is NaN drops its x.
 
     Raises: ValueError for groups of one, or an unknown share.
@@ -144,10 +143,11 @@ def riskpo(
     if share not in ("uniform", "deviation"):
         raise ValueError(f'a share {share!r} of a bundle\'s advantage is unknown; use "uniform" or "deviation"')
     x = earned(r, bundle)
-    down, up = quantiles or _quantiles(x, [risk.low, risk.high])
-    known = torch.isfinite(x)
-    value = torch.where(known, ratio(risk(x, (down, up)), moments(x.nan_to_num(0), known, (1,), 1)[1] + eps), 0)
     names, at = bundle.unique(return_inverse=True)
+    known = torch.isfinite(x)
+    levels = torch.tensor([risk.low, risk.high] if quantiles is None else quantiles, dtype=torch.float64)
+    down, up = torch.where(known, x, torch.nan).nanquantile(levels, 1, keepdim=True) if quantiles is None else levels
+    value = torch.where(known, ratio(risk(x, down, up), moments(x.nan_to_num(0), known, (1,), 1)[1] + eps), 0)
     a = value[at]
     if share == "deviation":
         values, valid = masked(r, None)
@@ -166,13 +166,6 @@ def earned(r: Tensor, bundle: Tensor) -> Tensor:
     return torch.zeros(len(names), r.shape[1], dtype=torch.float64).index_add_(0, at, r.double())
 
 
-def _quantiles(x: Tensor, levels: list[float]) -> tuple[float, ...]:
-    known = x[torch.isfinite(x)]
-    if not len(known):
-        return (0.0,) * len(levels)
-    return tuple(torch.quantile(known, torch.tensor(levels, dtype=torch.float64)).tolist())
-
-
 def followed(x: Tensor, state: State, rate: float = 0.1, levels: int = 19) -> State:
     """The next state {"quantiles": [...]}: estimates of the quantiles of x at 1 / (levels + 1), 2 / (levels + 1), ...; at first the
     batch's own, then moved by rate (level - share of x below the estimate).
@@ -184,6 +177,6 @@ def followed(x: Tensor, state: State, rate: float = 0.1, levels: int = 19) -> St
     if not len(known):
         return dict(state)
     if "quantiles" not in state:
-        return {"quantiles": list(_quantiles(x, at))}
+        return {"quantiles": torch.quantile(known, torch.tensor(at, dtype=torch.float64)).tolist()}
     moved = [q + rate * (level - float((known < q).double().mean())) for q, level in zip(state["quantiles"], at, strict=True)]
     return {"quantiles": moved}
