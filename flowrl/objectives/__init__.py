@@ -3,14 +3,17 @@
 from . import scales
 from .awm import AWM, awm, likelihood
 from .clip import Clip, Guard, clip, guard, guarded
+from .dgpo import DGPO, balanced, dgpo
 from .dppo import DPPO, dppo, outward
-from .nft import NFT, nft, nft_terms
+from .matching import Matching, Mixed, best_leaf, matching, mixed
+from .nft import NFT, nft, nft_terms, probability
 from .preference import DPO, dpo, paired
 from .ratio import clipped, surrogate_kl
 from .renoise import LEVELS, Band, Grid, Levels, LogitNormal, renoised
 
 __all__ = [
     "AWM",
+    "DGPO",
     "DPO",
     "DPPO",
     "LEVELS",
@@ -21,18 +24,26 @@ __all__ = [
     "Guard",
     "Levels",
     "LogitNormal",
+    "Matching",
+    "Mixed",
     "awm",
+    "balanced",
+    "best_leaf",
     "clip",
     "clipped",
+    "dgpo",
     "dpo",
     "dppo",
     "guard",
     "guarded",
     "likelihood",
+    "matching",
+    "mixed",
     "nft",
     "nft_terms",
     "outward",
     "paired",
+    "probability",
     "renoised",
     "scales",
     "surrogate_kl",
