@@ -94,13 +94,14 @@ def answer(policy: Policy, batch: Batch, cond: Cond) -> Tensor:
 def anchored(policy: Policy, ro: Rollout, q: Queries, cond: Cond, noise: Source) -> Rollout:
     """The record with its predictions recomputed on the training slices, so that the ratio starts at exactly 1 on them.
 
-    Objectives that ask for no recorded predictions get the record as it is.
+    Rows that ask for no recorded prediction are left out; where none does, the record stays as it is.
     """
-    if not (q.old >= 0).all():
+    recorded = [rows for rows in q.slices if (q.old[rows] >= 0).all()]
+    if not recorded:
         return ro
     u = ro.u.clone()
     with torch.no_grad():
-        for rows in q.slices:
+        for rows in recorded:
             batch = form(q, rows, ro, noise)
             mine = cond.take(batch.slot.to(batch.x.device))
             u[q.row_prompt[rows], q.old[rows]] = answer(policy, batch, mine).to(u)

@@ -36,7 +36,9 @@ class Mutant(NamedTuple):
 
 LAWS, STEP, WALK, SOLVERS = "samplers/laws.py", "kernels/ops/step.py", "samplers/walk.py", "samplers/solvers.py"
 RATIO, CLIP, NFT = (f"flowrl/objectives/{name}.py" for name in ("ratio", "clip", "nft"))
-RENOISE, AWM, DPO = (f"flowrl/objectives/{name}.py" for name in ("renoise", "awm", "preference"))
+RENOISE, AWM, DPO, DGPO, MATCHING = (
+    f"flowrl/objectives/{name}.py" for name in ("renoise", "awm", "preference", "dgpo", "matching")
+)
 GROUP, TREES, CREDIT, WRAPPERS, PORTED, SEVERAL, CONTROL, SELECTION = (
     f"flowrl/advantage/{name}.py" for name in ("group", "trees", "credit", "wrappers", "ported", "several", "control", "selection")
 )
@@ -244,6 +246,31 @@ MUTANTS = (
     Mutant("NFT prefers what is bad", NFT, "0.5 + batch.advantage", "0.5 - batch.advantage", "test_golden.py"),
     Mutant("NFT's divisor carries gradient", NFT, "error.detach().abs()", "error.abs()", "test_golden.py"),
     Mutant("one noise for all draws of a leaf", RENOISE, "else leaf * draws + draw,", "else leaf * draws,", "test_objectives.py"),
+    Mutant("pairs with noises of their own", RENOISE, "key=draw if shared else", "key=leaf if shared else", "test_forward.py"),
+    Mutant("NFT's modes swapped", NFT, "advantage.clamp(max=0)", "advantage.clamp(min=0)", "test_golden_forward.py"),
+    Mutant("AWM: the error, not its root", AWM, "(error + 1e-10) ** power", "(error + 1e-10)", "test_golden_forward.py"),
+    Mutant("AWM: first step kept", AWM, "PUBLISHED = Grid(1, 0.9)", "PUBLISHED = Grid(0, 0.9)", "test_forward.py"),
+    Mutant("AWM: sums for means over draws", AWM, "ratio) / draws", "ratio)", "test_forward.py"),
+    Mutant("DPO prefers the loser", DPO, "gain[winner] - gain[loser]", "gain[loser] - gain[winner]", "test_golden_forward.py"),
+    Mutant("DPO without its half", DPO, "-self.beta / 2 * margin", "-self.beta * margin", "test_golden_forward.py"),
+    Mutant("pairs over draws", DPO, "setdefault((g, d)", "setdefault((g, 0)", "test_forward.py"),
+    Mutant("DGPO out of balance", DGPO, "(half / above)[group]", "(half / half)[group]", "test_forward.py"),
+    Mutant("DGPO stops what has not moved", DGPO, "(old - error).detach()", "(error - old).detach()", "test_forward.py"),
+    Mutant(
+        "matching trains on all leaves",
+        MATCHING,
+        "if self.beta else credit.weight > 0",
+        "if self.beta else credit.weight >= 0",
+        "test_forward.py",
+    ),
+    Mutant("a mix with one denominator", MATCHING, "replace(batch, weight=batch.kl_weight)", "batch", "test_forward.py"),
+    Mutant(
+        "the best of a flat prompt",
+        "flowrl/methods/choice.py",
+        "(chosen & uneven).float(), chosen & uneven",
+        "chosen.float(), chosen",
+        "test_forward.py",
+    ),
     # weights, update, loop
     Mutant(
         "weight set not restored",

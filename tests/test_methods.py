@@ -35,12 +35,15 @@ SMALL: dict[str, dict[str, Any]] = {
     "flash_grpo": {"group": 6, "clip": 1e-2},
     "diffusion_nft": {"group": 6, "draws": 4, "updates": 2},
     "awm": {"group": 6, "updates": 2},
+    "dgpo": {"group": 6, "beta": 10.0, "clip": 0.5, "updates": 2},
+    "sft": {"group": 6, "best": 2, "draws": 4, "updates": 2},
+    "rwr": {"group": 6, "temperature": 0.3, "draws": 4, "updates": 2},
     "diffusion_dpo": {"group": 6, "beta": 10.0, "pairs": 2, "draws": 4, "updates": 2},
     "online_dpo": {"group": 6, "beta": 10.0, "draws": 4, "every": 2, "updates": 2},
 }
 """The smallest arguments that keep a method's structure; every row of the table of methods has one."""
 
-WITHOUT_RATIO = ("diffusion_nft", "diffusion_dpo", "online_dpo")
+WITHOUT_RATIO = ("diffusion_nft", "diffusion_dpo", "online_dpo", "dgpo", "sft", "rwr")
 """Methods that compare no likelihoods."""
 
 

@@ -10,7 +10,9 @@ from .average import ramp, warming
 from .awm import awm
 from .combs import g2rpo, tempflow_grpo
 from .dance_grpo import dance_grpo
+from .dgpo import dgpo
 from .flow_grpo import flow_dppo, flow_grpo, flow_grpo_fast, flow_noise, grpo_guard
+from .matching import rwr, sft
 from .mix_grpo import mix_grpo, mix_grpo_flash
 from .nft import diffusion_nft
 from .preference import diffusion_dpo, online_dpo
@@ -34,6 +36,9 @@ TABLE: dict[str, Callable[..., Method]] = {
     "flash_grpo": flash_grpo,
     "diffusion_nft": diffusion_nft,
     "awm": awm,
+    "dgpo": dgpo,
+    "sft": sft,
+    "rwr": rwr,
     "diffusion_dpo": diffusion_dpo,
     "online_dpo": online_dpo,
 }
@@ -43,6 +48,7 @@ __all__ = [
     "awm",
     "branch_grpo",
     "dance_grpo",
+    "dgpo",
     "diffusion_dpo",
     "diffusion_nft",
     "e_grpo",
@@ -57,6 +63,8 @@ __all__ = [
     "mix_grpo_flash",
     "online_dpo",
     "ramp",
+    "rwr",
+    "sft",
     "tempflow_grpo",
     "tree_rpo",
     "warming",

@@ -43,6 +43,67 @@ class Pairs:
         return on_leaves(outcome, a, a != 0), state
 
 
+@dataclass(frozen=True)
+class Best:
+    """Advantage and weight 1 for the `count` best leaves of a prompt, None: for all that equal the best; 0 for the others, and in
+    prompts whose rewards are all equal. Among equals the first leaves are taken.
+
+    Raises: ValueError for count < 1.
+    Source: Flow-GRPO, flow_grpo@ac4c86e stat_tracking.py type "sft" (all that equal the best).
+    Differs: theirs trains on every image of a prompt of equal rewards.
+    """
+
+    count: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.count is not None and self.count < 1:
+            raise ValueError(f"the {self.count} best of a prompt: give 1 or more")
+
+    def init(self) -> State:
+        return {}
+
+    def apply(self, outcome: Outcome, state: State) -> tuple[Credit, State]:
+        r, valid = weighed(outcome)
+        top = torch.where(valid, r, -torch.inf).amax(1, keepdim=True)
+        uneven = top > torch.where(valid, r, torch.inf).amin(1, keepdim=True)
+        chosen = valid & (r == top)
+        if self.count is not None:
+            order = torch.where(valid, r, -torch.inf).argsort(dim=1, descending=True, stable=True)
+            chosen = valid & (order.argsort(1) < self.count)
+        return on_leaves(outcome, (chosen & uneven).float(), chosen & uneven), state
+
+
+@dataclass(frozen=True)
+class Rewarded:
+    """The advantage of a leaf is its reward; with a temperature, softmax(r / temperature) over its prompt, times the number of
+    scored leaves.
+
+    A reward below 0 pushes its image away, without bound: let rewards begin at 0, or give a temperature.
+
+    Raises: ValueError for a temperature that is not positive.
+    Source: Flow-GRPO, flow_grpo@ac4c86e stat_tracking.py type "rwr"; the exponential weights are those of reward-weighted
+    regression (Peters & Schaal 2007).
+    """
+
+    temperature: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.temperature is not None and self.temperature <= 0:
+            raise ValueError(f"a temperature of {self.temperature:g} for rewards: give a positive one")
+
+    def init(self) -> State:
+        return {}
+
+    def apply(self, outcome: Outcome, state: State) -> tuple[Credit, State]:
+        r, valid = weighed(outcome)
+        a = torch.where(valid, r, 0)
+        if self.temperature is not None:
+            # a row without any score has no softmax
+            logits = torch.where(valid, r / self.temperature, -torch.inf)
+            a = (logits.softmax(1) * valid.sum(1, keepdim=True)).nan_to_num(0)
+        return on_leaves(outcome, a, valid), state
+
+
 def on_leaves(outcome: Outcome, advantage: Tensor, used: Tensor) -> Credit:
     """Credit of the leaves alone, from advantage and bool [P, L]."""
     plan = outcome.plan

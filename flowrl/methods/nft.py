@@ -7,10 +7,11 @@ from typing import Literal
 from torch import Tensor
 
 from flowrl import advantage, objectives
+from flowrl.objectives.nft import Mode
 from flowrl.samplers import Plan, chains, laws
 from flowrl.types import Method, WeightSet
 
-from .average import warming
+from .average import ramp, warming
 
 
 def diffusion_nft(
@@ -21,12 +22,17 @@ def diffusion_nft(
     draws: int = 1,
     decay_rate: float = 1e-3,
     decay_max: float = 0.5,
+    decay_start: int = 0,
+    mode: Mode = "all",
     std: Literal["group", "global"] = "global",
     updates: int = 1,
     average: float = 0.9,
 ) -> Method:
     """DiffusionNFT: data from the "old" policy, which follows old <- d old + (1 - d) current once a rollout, d =
-    min(decay_rate it, decay_max).
+    min(decay_rate (it - decay_start), decay_max).
+
+    Their decay types: 0 has decay_rate 0 (old is the current policy), 1 is the default, 2 has rate 0.0075 up to 0.999 from 75 on.
+    mode: what the advantage says of an image, `objectives.probability`.
 
     draws: noise levels asked for each image;  average: the decay, once a rollout, of the moving average that is evaluated and
     saved, min((1 + it) / (10 + it), average); 0 saves the current weights.
@@ -40,7 +46,7 @@ def diffusion_nft(
     def plan_at(iteration: int, sigmas: Tensor, slot: int) -> Plan:
         return chains(sigmas, laws.ode(), (), group)
 
-    weights = {"old": WeightSet("ema", decay=lambda iteration: min(decay_rate * iteration, decay_max))}
+    weights = {"old": WeightSet("ema", decay=ramp(decay_rate, decay_max, decay_start))}
     if kl:
         weights["reference"] = WeightSet("frozen")
     if average:
@@ -48,7 +54,7 @@ def diffusion_nft(
     return Method(
         plan_at,
         advantage.Group(std=std),
-        objectives.nft(beta, kl, scale, draws),
+        objectives.nft(beta, kl, scale, draws, mode),
         weights,
         sample_from="old",
         export="average" if average else "current",

@@ -86,12 +86,16 @@ def tree_rpo(
     clip: float = 1e-4,
     beta: float = 0.0,
     updates: int = 4,
+    sft: float = 0.0,
 ) -> Method:
     """Dynamic-TreeRPO: a window of `depth` stochastic steps, each of which branches, slides along the schedule; noise grows
     linearly with depth from `low` to `noise`.
 
+    sft: LayerTuning-RL's share of a matching loss toward each prompt's best image (`objectives.mixed`), 0: without. Its constants
+    are not published, so there is no default to trust; try 0.01 to 1. It excludes beta.
+
     Source: Dynamic-TreeRPO (2509.23352).
-    Differs: inspired by the text alone, which does not give the levels in full; without its reward-conditioned clip and SFT term.
+    Differs: inspired by the text alone, which does not give the levels in full; without its reward-conditioned clip.
     """
 
     def plan_at(iteration: int, sigmas: Tensor, slot: int) -> Plan:
@@ -99,4 +103,6 @@ def tree_rpo(
         law = laws.decaying(laws.flow_sde, levels.by_depth(sigmas, window, noise, low))
         return tree(sigmas, law, window, fans(group, window))
 
-    return Method(plan_at, advantage.Group(ddof=1, eps=1e-8), objectives.clip(clip, beta=beta), reference(beta), updates=updates)
+    ratio = objectives.clip(clip, beta=beta)
+    objective = objectives.mixed(ratio, objectives.matching(), sft) if sft else ratio
+    return Method(plan_at, advantage.Group(ddof=1, eps=1e-8), objective, reference(beta), updates=updates)

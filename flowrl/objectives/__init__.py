@@ -3,9 +3,11 @@
 from . import pools, scales
 from .awm import AWM, awm, likelihood
 from .clip import Clip, Guard, clip, guard, guarded
+from .dgpo import DGPO, balanced, dgpo
 from .dppo import DPPO, dppo, outward
 from .groupwise import Disco, Reg, contrast, disco, hinge, reg, standardised
-from .nft import NFT, nft, nft_terms
+from .matching import Matching, Mixed, best_leaf, matching, mixed
+from .nft import NFT, nft, nft_terms, probability
 from .preference import DPO, dpo, paired
 from .ratio import clipped, estimated_kl, forward_kl, surrogate_kl, tempered
 from .renoise import LEVELS, Band, Grid, Levels, LogitNormal, renoised
@@ -13,6 +15,7 @@ from .surrogates import Surrogate, cispo, dynamic_range, geometric, gmpo, gspo, 
 
 __all__ = [
     "AWM",
+    "DGPO",
     "DPO",
     "DPPO",
     "LEVELS",
@@ -24,13 +27,18 @@ __all__ = [
     "Guard",
     "Levels",
     "LogitNormal",
+    "Matching",
+    "Mixed",
     "Reg",
     "Surrogate",
     "awm",
+    "balanced",
+    "best_leaf",
     "cispo",
     "clip",
     "clipped",
     "contrast",
+    "dgpo",
     "disco",
     "dpo",
     "dppo",
@@ -44,11 +52,14 @@ __all__ = [
     "guarded",
     "hinge",
     "likelihood",
+    "matching",
+    "mixed",
     "nft",
     "nft_terms",
     "outward",
     "paired",
     "pools",
+    "probability",
     "reg",
     "renoised",
     "sapo",

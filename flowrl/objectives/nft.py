@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -14,6 +15,31 @@ from flowrl.samplers.noise import Source
 from flowrl.types import Batch, Credit, Loss, Queries
 
 from .renoise import renoised
+
+Mode = Literal["all", "positive_only", "negative_only", "one_only", "binary"]
+
+
+def probability(advantage: Tensor, scale: float = 5.0, mode: Mode = "all") -> Tensor:
+    """How likely a leaf is a good one: clip(1/2 + a / 2 scale, 0, 1) -> [E].
+
+    a by mode: all A,  positive_only max(A, 0),  negative_only min(A, 0),  one_only 1 where A > 0 else 0,  binary sign(A).
+
+    Raises: ValueError for an unknown mode or a scale that is not positive.
+    Source: DiffusionNFT (2509.16117); DiffusionNFT@24af555 scripts/train_nft_sd3.py l. 909-929.
+    """
+    if mode not in get_args(Mode):
+        raise ValueError(f"mode {mode!r} is unknown to NFT; use one of {', '.join(get_args(Mode))}")
+    if scale <= 0:
+        raise ValueError(f"NFT with scale {scale:g}: give the advantage at which a leaf is surely good, above 0 (published: 5)")
+    if mode == "positive_only":
+        advantage = advantage.clamp(min=0)
+    elif mode == "negative_only":
+        advantage = advantage.clamp(max=0)
+    elif mode == "one_only":
+        advantage = (advantage > 0).to(advantage)
+    elif mode == "binary":
+        advantage = advantage.sign()
+    return (0.5 + advantage / (2 * scale)).clamp(0, 1)
 
 
 def nft_terms(u: Tensor, u_old: Tensor, x: Tensor, x0: Tensor, sigma: Tensor, beta: float = 1.0) -> tuple[Tensor, Tensor]:
@@ -34,7 +60,7 @@ def nft_terms(u: Tensor, u_old: Tensor, x: Tensor, x0: Tensor, sigma: Tensor, be
 
 @dataclass(frozen=True)
 class NFT:
-    """scale mean[(p L+ + (1 - p) L-) / beta] + kl <(u - u_ref)^2>, p = clip(1/2 + A / 2 scale, 0, 1); see `nft_terms`.
+    """scale mean[(p L+ + (1 - p) L-) / beta] + kl <(u - u_ref)^2>, p = `probability` of A; see `nft_terms`.
 
     Sampling and `u_old` use the weight set "old". scale: the advantage at which p saturates. draws: levels asked for each leaf.
 
@@ -45,7 +71,11 @@ class NFT:
     kl: float = 1e-4
     scale: float = 5.0
     draws: int = 1
+    mode: Mode = "all"
     separable = True
+
+    def __post_init__(self) -> None:
+        probability(torch.zeros(1), self.scale, self.mode)
 
     @property
     def needs(self) -> Sequence[str]:
@@ -62,12 +92,12 @@ class NFT:
         return torch.stack([positive, negative, distance], 1)
 
     def loss(self, batch: Batch, m: Tensor) -> Loss:
-        p = (0.5 + batch.advantage.to(m) / (2 * self.scale)).clamp(0, 1)
+        p = probability(batch.advantage.to(m), self.scale, self.mode)
         positive, negative, distance = m.unbind(1)
         policy = self.scale * (batch.weight.to(m) * (p * positive + (1 - p) * negative) / self.beta).sum()
-        metrics = {"loss/policy": policy.detach(), "kl/mean": (batch.kl_weight.to(m) * distance).sum().detach()}
-        return Loss(policy + self.kl * batch.kl_scale * (batch.kl_weight.to(m) * distance).sum(), metrics)
+        kl = (batch.kl_weight.to(m) * distance).sum()
+        return Loss(policy + self.kl * batch.kl_scale * kl, {"loss/policy": policy.detach(), "kl/mean": kl.detach()})
 
 
-def nft(beta: float = 1.0, kl: float = 1e-4, scale: float = 5.0, draws: int = 1) -> NFT:
-    return NFT(beta, kl, scale, draws)
+def nft(beta: float = 1.0, kl: float = 1e-4, scale: float = 5.0, draws: int = 1, mode: Mode = "all") -> NFT:
+    return NFT(beta, kl, scale, draws, mode)
