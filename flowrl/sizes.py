@@ -61,10 +61,11 @@ def derive(spec: SizesSpec, count: int, updates: int, processes: int, most: int 
 
 
 def cut(plan: Plan, prompts: int, sizes: Sizes, updates: int, processes: int) -> list[Block]:
-    """All units of an iteration as blocks: `updates` parts of equal size, each dealt to the processes in turn."""
+    """All units of an iteration as blocks: `updates` parts of equal size, each dealt to the processes in turn. Where there are
+    fewer units than parts, the last parts have no block."""
     every = units(plan, prompts)
     blocks: list[Block] = []
-    for part, mine in enumerate(torch.tensor_split(every, updates)):
+    for part, mine in enumerate(torch.tensor_split(every, min(updates, len(every)))):
         for i, block in enumerate(mine.split(sizes.batch)):
             blocks.append(Block(block, i % processes, part))
     return blocks
