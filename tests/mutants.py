@@ -34,6 +34,7 @@ class Mutant(NamedTuple):
     tests: str
 
 
+RATES, BUDGETS, CHOSEN = "flowrl/selection/history.py", "flowrl/selection/budgets.py", "test_selection.py"
 LAWS, STEP, WALK, SOLVERS = "samplers/laws.py", "kernels/ops/step.py", "samplers/walk.py", "samplers/solvers.py"
 RATIO, CLIP, FORWARD, CREDIT = (
     f"flowrl/{name}.py" for name in ("objectives/ratio", "objectives/clip", "objectives/forward", "advantage")
@@ -316,6 +317,35 @@ MUTANTS = (
         "total forgets what is invalid", "rewards/combine.py", "valid = valid & scores", "valid = valid | scores", "test_rewards.py"
     ),
     Mutant("checkpoint's hash not checked", "flowrl/checkpoint.py", '!= said["sha256"]', '== ""', "test_checkpoint.py"),
+    Mutant(
+        "an invalid image counts as a failure",
+        RATES,
+        "got.rewards[got.valid])\n                a, b",
+        "got.rewards.nan_to_num(0))\n                a, b",
+        CHOSEN,
+    ),
+    Mutant("a rate never forgets", RATES, "[self.keep * a + ", "[a + ", CHOSEN),
+    Mutant("Knapsack: value of easy prompts", BUDGETS, "* p * (1 - p) ** 2", "* p**2 * (1 - p)", CHOSEN),
+    Mutant("Knapsack: the last prompt's units unspent", BUDGETS, "        left -= int(out[row])\n", "", CHOSEN),
+    Mutant("XRPO: interval without its root", BUDGETS, "* std / n.sqrt()", "* std / n", CHOSEN),
+    Mutant(
+        "bandit: a category keeps its first value",
+        "flowrl/selection/bandits.py",
+        "rate * gain + (1 - rate) * value)",
+        "value)",
+        CHOSEN,
+    ),
+    Mutant(
+        "draws ignore the weights", "flowrl/selection/draws.py", "noise, len(rounds))) / weight", "noise, len(rounds)))", CHOSEN
+    ),
+    Mutant(
+        "slots are told what others earned",
+        "flowrl/loop.py",
+        "zip(slots, got, strict=True)",
+        "zip(slots, got[::-1], strict=True)",
+        CHOSEN,
+    ),
+    Mutant("groups of a selection ignored", "flowrl/loop.py", "parts.sized(int(g)) for g", "parts.method for g", CHOSEN),
 )
 
 
