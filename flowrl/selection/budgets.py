@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from scipy import stats
+from scipy import special
 from torch import Tensor
 
 from flowrl import data
@@ -63,7 +63,7 @@ def half_width(std: Tensor, n: Tensor, alpha: float = 0.05) -> Tensor:
 
     Source: XRPO (2510.06672).
     """
-    return torch.as_tensor(stats.t.ppf(1 - alpha / 2, (n - 1).numpy())) * std / n.sqrt()
+    return torch.as_tensor(special.stdtrit((n - 1).numpy(), 1 - alpha / 2)) * std / n.sqrt()
 
 
 def exploration(std: Tensor, n: Tensor, seen: float, step: int = 1, bonus: float = 0.01, alpha: float = 0.05) -> Tensor:
