@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from flowrl import data
 from flowrl.collect import Features, collect
 from flowrl.data import Prompts
 from flowrl.dist import World
@@ -21,6 +20,7 @@ from flowrl.rewards import total
 from flowrl.rewards.base import Reward, Scores, State
 from flowrl.samplers import Plan
 from flowrl.samplers.noise import Source
+from flowrl.selection import Chosen, Earned, Selection, earned, uniform
 from flowrl.sizes import Sizes, cut
 from flowrl.types import Method, Policy
 from flowrl.update import Trained, update
@@ -33,7 +33,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Parts:
-    """What a run is made of. rewards: name -> (reward, factor);  features: of images, for advantages that want them."""
+    """What a run is made of. rewards: name -> (reward, factor);  features: of images, for advantages that want them;
+    selection: of prompts, and of how many images each gets;  resized: the method at another group size, for a selection that gives
+    prompts groups of their own."""
 
     recipe: Recipe
     policy: Policy
@@ -42,6 +44,16 @@ class Parts:
     prompts: Prompts
     world: World
     features: Features | None = None
+    selection: Selection = field(default_factory=uniform)
+    resized: Callable[[int], Method] | None = None
+
+    def sized(self, group: int) -> Method:
+        """Raises: ValueError where the method is known at the recipe's group size only."""
+        if group == self.recipe.sizes.group:
+            return self.method
+        if self.resized is None:
+            raise ValueError(f"the selection gives a prompt a group of {group}, but no method of that group was given to the run")
+        return self.resized(group)
 
 
 @dataclass
@@ -80,12 +92,24 @@ class Session:
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state["optimizer"]["state"]})
         if state["books"]["geometry"] == self.books["geometry"]:
             self.sizes = Sizes(*state["sizes"])
-        self.states, self.books = state["states"], {**state["books"], "geometry": self.books["geometry"]}
+        # a run from before there were selections, or that goes on with another, has nothing to go on with here
+        mine, other = self.states["selection"], state["states"].get("selection", {})
+        self.states = {**state["states"], "selection": other if other.keys() == mine.keys() else mine}
+        self.books = {**state["books"], "geometry": self.books["geometry"]}
         self.seconds, self.iteration = state["seconds"], iteration
 
 
 def begin(parts: Parts, sizes: Sizes) -> Session:
-    """A session at iteration 0."""
+    """A session at iteration 0.
+
+    Raises: ValueError for more optimizer steps than prompts, where the objective compares the images of a prompt.
+    """
+    updates, prompts = parts.method.updates, parts.recipe.sizes.prompts
+    if updates > prompts and not parts.method.objective.separable:
+        raise ValueError(
+            f"{updates} optimizer steps a rollout over {prompts} prompts: this objective compares the images of a prompt, which "
+            f"cannot be parted; use more prompts or --set method.args.updates={prompts}"
+        )
     weights = Weights(parts.policy, parts.method.weights)
     spec = parts.recipe.optim
     optimizer = torch.optim.AdamW(weights.parameters, lr=spec.lr, betas=spec.betas, eps=spec.eps, weight_decay=spec.weight_decay)
@@ -93,9 +117,8 @@ def begin(parts: Parts, sizes: Sizes) -> Session:
     # what sizes were derived from: a resumed run that still agrees goes on with the sizes it had come down to
     asked = parts.recipe.sizes
     geometry = [parts.world.size, parts.method.updates, asked.prompts, asked.group, asked.slice, asked.batch]
-    return Session(
-        weights, optimizer, sizes, {"rewards": states, "advantage": parts.method.advantage.init()}, books={"geometry": geometry}
-    )
+    memory = {"rewards": states, "advantage": parts.method.advantage.init(), "selection": parts.selection.init()}
+    return Session(weights, optimizer, sizes, memory, books={"geometry": geometry})
 
 
 def within_memory(session: Session, attempt: Callable[[Sizes], T]) -> T:
@@ -115,10 +138,11 @@ def shrink(session: Session) -> None:
     log.warning("out of memory: going on with slices of <= %d rows and blocks of <= %d", session.sizes.slice, session.sizes.batch)
 
 
-def chosen(parts: Parts, iteration: int) -> Prompts:
-    """The prompts of an iteration: a pure function of (seed, iteration)."""
+def choose(parts: Parts, iteration: int, state: State) -> Chosen:
+    """The prompts of an iteration: a pure function of (seed, iteration) and of what the selection remembers."""
     recipe = parts.recipe
-    return parts.prompts.take(data.batch(len(parts.prompts), recipe.sizes.prompts, recipe.run.seed, iteration))
+    noise = Source(recipe.run.seed, iteration)
+    return parts.selection.choose(parts.prompts, recipe.sizes.prompts, recipe.sizes.group, noise, state)
 
 
 def batches(plans: list[Plan]) -> list[list[int]]:
@@ -132,19 +156,26 @@ def batches(plans: list[Plan]) -> list[list[int]]:
 def iterate(parts: Parts, session: Session) -> dict[str, float]:
     """One iteration: returns its row of metrics. Out of memory in the rollout begins it again with half as many rows a call."""
     started = time.perf_counter()
-    it, method = session.iteration, parts.method
-    prompts = chosen(parts, it)
+    it = session.iteration
+    chosen = choose(parts, it, session.states["selection"])
+    prompts = parts.prompts.take(chosen.index)
     sigmas = parts.policy.sigmas(parts.recipe.policy.steps)
-    plans = [method.plan_at(it, sigmas, slot) for slot in range(len(prompts))]
+    methods = [parts.method] * len(prompts) if chosen.group is None else [parts.sized(int(g)) for g in chosen.group]
+    plans = [method.plan_at(it, sigmas, slot) for slot, method in enumerate(methods)]
     lr = parts.recipe.optim.lr * min(1.0, (it + 1) / max(1, parts.recipe.optim.warmup))
     for group in session.optimizer.param_groups:
         group["lr"] = lr
-    row: dict[str, float] = {"iteration": it}
+    row: dict[str, float] = {"iteration": it, **{f"selection/{name}": value for name, value in chosen.metrics.items()}}
     works: list[Work] = []
-    for slots in batches(plans):
-        work, new = _collect(parts, session, prompts.take(slots), torch.tensor(slots), plans[slots[0]])
+    told: dict[int, Earned] = {}
+    for number, slots in enumerate(batches(plans)):
+        first = slots[0]
+        work, new, got = _collect(parts, session, methods[first], prompts.take(slots), torch.tensor(slots), plans[first], number)
         works.append(work)
         _accumulate(row, new, len(slots) / len(prompts))
+        told |= dict(zip(slots, got, strict=True))
+    paid = [told[slot] for slot in range(len(prompts))]
+    session.states["selection"] = parts.selection.learn(parts.prompts, chosen, paid, session.states["selection"])
     row |= _train(parts, session, works)
     session.fresh = False
     session.weights.follow(it, row)
@@ -165,15 +196,17 @@ def _accumulate(row: dict[str, float], new: Mapping[str, float], share: float) -
             row[name] = row.get(name, 0.0) + value * (1.0 if name.startswith("seconds/") else share)
 
 
-def _collect(parts: Parts, session: Session, prompts: Prompts, slots: Tensor, plan: Plan) -> tuple[Work, dict[str, float]]:
-    """Prompts that share a plan, from rollout to queries."""
-    method, policy, world, run = parts.method, parts.policy, parts.world, parts.recipe.run
+def _collect(
+    parts: Parts, session: Session, method: Method, prompts: Prompts, slots: Tensor, plan: Plan, number: int
+) -> tuple[Work, dict[str, float], list[Earned]]:
+    """Prompts that share a plan, from rollout to queries, with their row of metrics and what each of them earned."""
+    policy, world, run = parts.policy, parts.world, parts.recipe.run
     noise = Source(run.seed, session.iteration)
     rewards = {name: reward for name, (reward, _) in parts.rewards.items()}
     factors = {name: factor for name, (_, factor) in parts.rewards.items()}
 
     def attempt(sizes: Sizes) -> Work:
-        blocks = cut(plan, len(prompts), sizes, method.updates, world.size, whole=not method.objective.separable)
+        blocks = cut(plan, len(prompts), sizes, method.updates, world.size, not method.objective.separable, number)
         session.witness = Witness(policy.network, plan) if session.fresh and len(plan.edges) else None
         with session.weights.using(method.sample_from):
             got = collect(
@@ -204,7 +237,8 @@ def _collect(parts: Parts, session: Session, prompts: Prompts, slots: Tensor, pl
             with session.weights.using(method.sample_from):
                 got = replace(got, rollout=anchored(policy, got.rollout, q, got.cond, noise))
         work = replace(work, got=got, queries=q)
-    return work, {**summary(got.outcome.scores, factors), **{f"seconds/{k}": v for k, v in got.seconds.items()}}
+    row = {**summary(got.outcome.scores, factors), **{f"seconds/{k}": v for k, v in got.seconds.items()}}
+    return work, row, earned(got.outcome, credit)
 
 
 def _train(parts: Parts, session: Session, works: list[Work]) -> dict[str, float]:

@@ -54,14 +54,24 @@ class RewardSpec:
 
 
 @dataclass(frozen=True, config=STRICT)
+class SelectionSpec:
+    """name: a row of flowrl.selection or "module:function"; args: its keyword arguments."""
+
+    name: str = "uniform"
+    args: dict[str, Any] = Field(default_factory=dict)
+
+
+@dataclass(frozen=True, config=STRICT)
 class DataSpec:
     """prompts: a file, a folder, "hf:owner/name:split" or "shapes". prompt: the column that holds the text.
-    heldout: a second source, or the share of prompts held out by a stable hash of their text."""
+    heldout: a second source, or the share of prompts held out by a stable hash of their text.
+    selection: which prompts an iteration takes and how many images each gets."""
 
     prompts: str = "shapes"
     prompt: str | None = None
     image: str | None = None
     heldout: str | float = 0.1
+    selection: SelectionSpec = Field(default_factory=SelectionSpec)
 
 
 @dataclass(frozen=True, config=STRICT)

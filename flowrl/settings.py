@@ -23,6 +23,8 @@ __all__ = ["SettingsError", "arguments", "dump", "load", "resolve"]
 
 T = TypeVar("T")
 Tree = dict[str, Any]
+NAMED = (("method",), ("data", "selection"))
+"""Where a name decides which arguments there are."""
 
 
 def resolve(recipe: T, overrides: Mapping[str, Any] | Sequence[str] = (), file: str | Path | None = None) -> T:
@@ -30,14 +32,15 @@ def resolve(recipe: T, overrides: Mapping[str, Any] | Sequence[str] = (), file: 
 
     overrides: {"optim.lr": 1e-4} with Python values, or ["optim.lr=1e-4"] with YAML ones; a later one wins.
     A list or free mapping replaces the recipe's as a whole; `method.args.noise=0.7` sets one entry, `rewards.0.weight=2` one item.
-    Another method.name drops the recipe's method.args, which were the other method's.
+    Another method.name drops the recipe's method.args, which were the other method's; data.selection likewise.
 
     Raises: SettingsError for a key that does not exist, a value of the wrong type or out of range, a file that cannot be read.
     """
     kind = type(recipe)
     tree, typed, origin = _plain(recipe), dict[Keys, str](), dict[Keys, str]()
-    if _renamed(tree, file, overrides):
-        tree["method"]["args"] = {}
+    for path in NAMED:
+        if _renamed(tree, file, overrides, path):
+            _at(tree, path)["args"] = {}
     if file is not None:
         _lay(kind, tree, origin, read(file), str(file))
     if isinstance(overrides, Mapping):
@@ -54,21 +57,29 @@ def resolve(recipe: T, overrides: Mapping[str, Any] | Sequence[str] = (), file: 
     return _build(kind, tree, origin, typed)
 
 
-def _renamed(tree: Tree, file: str | Path | None, overrides: Mapping[str, Any] | Sequence[str]) -> bool:
-    """Whether file or overrides name another method than the recipe does."""
-    own = tree.get("method")
+def _at(tree: Any, path: Sequence[str]) -> Any:
+    """What stands at a path of keys, None where it ends early."""
+    for key in path:
+        tree = tree.get(key) if isinstance(tree, Mapping) else None
+    return tree
+
+
+def _renamed(tree: Tree, file: str | Path | None, overrides: Mapping[str, Any] | Sequence[str], path: tuple[str, ...]) -> bool:
+    """Whether file or overrides name another method (or what else `path` holds by name) than the recipe does."""
+    own = _at(tree, path)
     if not isinstance(own, Mapping) or "name" not in own:
         return False
     given = (
         overrides.items() if isinstance(overrides, Mapping) else ((k, scalar(v, f"--set {k}")) for k, v in map(_split, overrides))
     )
-    methods: list[Any] = [{} if file is None else read(file).get("method")]
+    found: list[Any] = [{} if file is None else _at(read(file), path)]
     for key, value in given:
-        if key == "method.name":
-            methods.append({"name": value})
-        elif key == "method":
-            methods.append(_plain(value, False))
-    return any(isinstance(m, Mapping) and m.get("name", own["name"]) != own["name"] for m in methods)
+        keys = tuple(key.split("."))
+        if keys == (*path, "name"):
+            found.append({"name": value})
+        elif keys == path[: len(keys)]:
+            found.append(_at(_plain(value, False), path[len(keys) :]))
+    return any(isinstance(m, Mapping) and m.get("name", own["name"]) != own["name"] for m in found)
 
 
 def load(path: str | Path, kind: type[T] | None = None) -> T:

@@ -60,25 +60,19 @@ def derive(spec: SizesSpec, count: int, updates: int, processes: int, most: int 
     return Sizes(min(spec.slice or most, batch), batch)
 
 
-def cut(plan: Plan, prompts: int, sizes: Sizes, updates: int, processes: int, whole: bool = False) -> list[Block]:
-    """All units of an iteration as blocks: `updates` parts of equal size, each dealt to the processes in turn.
+def cut(plan: Plan, prompts: int, sizes: Sizes, updates: int, processes: int, whole: bool = False, number: int = 0) -> list[Block]:
+    """All units of a batch as blocks: `updates` parts of equal size, each dealt to the processes in turn.
 
-    whole: a prompt's units stay in one part, as a loss that compares them needs.
-
-    Raises: ValueError for more parts than prompts that stay whole.
+    Where there are fewer units than parts, some parts have none: batch `number` of an iteration begins with the part and the
+    process of that number, so that small batches share them out.  whole: a prompt's units stay in one part, as a loss that
+    compares them needs.
     """
-    if whole and updates > prompts:
-        raise ValueError(
-            f"{updates} optimizer steps a rollout over {prompts} prompts with one plan: this objective compares the images of a "
-            f"prompt, which cannot be parted; use more prompts or --set method.args.updates={prompts}"
-        )
     every = units(plan, prompts)
-    roots = len(plan.roots)
-    parts = [p.flatten(0, 1) for p in torch.tensor_split(every.view(prompts, roots, 2), updates)]
+    atoms = every.view(prompts, -1, 2) if whole else every[:, None]
     blocks: list[Block] = []
-    for part, mine in enumerate(parts if whole else torch.tensor_split(every, updates)):
-        for i, block in enumerate(mine.split(sizes.batch)):
-            blocks.append(Block(block, i % processes, part))
+    for part, mine in enumerate(torch.tensor_split(atoms, min(updates, len(atoms)))):
+        for i, block in enumerate(mine.flatten(0, 1).split(sizes.batch)):
+            blocks.append(Block(block, (i + number) % processes, (part + number) % updates))
     return blocks
 
 

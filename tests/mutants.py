@@ -34,6 +34,7 @@ class Mutant(NamedTuple):
     tests: str
 
 
+RATES, BUDGETS, CHOSEN = "flowrl/selection/history.py", "flowrl/selection/budgets.py", "test_selection.py"
 LAWS, STEP, WALK, SOLVERS = "samplers/laws.py", "kernels/ops/step.py", "samplers/walk.py", "samplers/solvers.py"
 RATIO, CLIP, NFT = (f"flowrl/objectives/{name}.py" for name in ("ratio", "clip", "nft"))
 RENOISE, AWM, DPO, DGPO, MATCHING = (
@@ -344,6 +345,63 @@ MUTANTS = (
         "total forgets what is invalid", "rewards/combine.py", "valid = valid & scores", "valid = valid | scores", "test_rewards.py"
     ),
     Mutant("checkpoint's hash not checked", "flowrl/checkpoint.py", '!= said["sha256"]', '== ""', "test_checkpoint.py"),
+    Mutant(
+        "an invalid image counts as a failure",
+        RATES,
+        "got.rewards[got.valid])\n                a, b",
+        "got.rewards.nan_to_num(0))\n                a, b",
+        f"{CHOSEN}::test_invalid_rewards_do_not_count",
+    ),
+    Mutant(
+        "a rate never forgets",
+        RATES,
+        "[self.keep * a + ",
+        "[a + ",
+        f"{CHOSEN}::test_a_rate_forgets_and_is_shrunk_by_one_image_towards_the_rate_of_all",
+    ),
+    Mutant(
+        "Knapsack: value of easy prompts",
+        BUDGETS,
+        "* p * (1 - p) ** 2",
+        "* p**2 * (1 - p)",
+        f"{CHOSEN}::test_knapsack_gives_more_to_hard_prompts_than_to_solved_ones",
+    ),
+    Mutant(
+        "Knapsack: the last prompt's units unspent",
+        BUDGETS,
+        "        left -= int(out[row])\n",
+        "",
+        f"{CHOSEN}::test_knapsack_reaches_the_published_optimum",
+    ),
+    Mutant("XRPO: interval without its root", BUDGETS, "* std / n.sqrt()", "* std / n", f"{CHOSEN}::test_half_width_is_students"),
+    Mutant(
+        "bandit: a category keeps its first value",
+        "flowrl/selection/bandits.py",
+        "rate * gain + (1 - rate) * value)",
+        "value)",
+        f"{CHOSEN}::test_the_bandit_has_the_published_values_and_chances",
+    ),
+    Mutant(
+        "draws ignore the weights",
+        "flowrl/selection/draws.py",
+        "noise, len(rounds))) / weight",
+        "noise, len(rounds)))",
+        f"{CHOSEN}::test_draws_follow_the_weights",
+    ),
+    Mutant(
+        "slots are told what others earned",
+        "flowrl/loop.py",
+        "zip(slots, got, strict=True)",
+        "zip(slots, got[::-1], strict=True)",
+        f"{CHOSEN}::test_every_slot_is_told_what_its_own_images_earned",
+    ),
+    Mutant(
+        "groups of a selection ignored",
+        "flowrl/loop.py",
+        "parts.sized(int(g)) for g",
+        "parts.method for g",
+        f"{CHOSEN}::test_every_slot_is_told_what_its_own_images_earned",
+    ),
 )
 
 

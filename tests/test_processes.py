@@ -100,6 +100,19 @@ def test_a_run_saved_by_two_processes_goes_on_with_another_number(runs: dict[int
     assert (weights(folder) - weights(runs[1])).abs().max() <= 1e-5
 
 
+def test_budgets_do_not_depend_on_the_number_of_processes(tmp_path: Path) -> None:
+    args = {"high": 5, "warmup": 1, "threshold": 0.56}
+    given = {**ODD, "data.selection.name": "knapsack", "data.selection.args": args, "method.args.updates": 1, "evaluate.every": 0}
+    found = []
+    for count in (1, 2):
+        folder = tmp_path / f"run{count}"
+        changes = {**given, "run.iterations": 4}
+        assert finished(tinyrun.together(count, folder, tinyrun.recipe(folder, changes))) == [0] * count
+        sizes = [(row["selection/group_min"], row["selection/group_max"]) for row in tinyrun.rows(folder)]
+        found.append((sizes, tinyrun.final(folder)[1]["states"]["selection"]))
+    assert found[0] == found[1] and any(low < high for low, high in found[0][0]), found
+
+
 def test_more_processes_than_blocks(tmp_path: Path) -> None:
     changes = {
         "sizes.prompts": 1,

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
 from typing import Any
 
-from flowrl import data, methods, settings
+from flowrl import data, methods, selection, settings
 from flowrl.data import Prompts
-from flowrl.recipe import DataSpec, MethodSpec, Recipe
+from flowrl.recipe import DataSpec, MethodSpec, Recipe, SelectionSpec
 from flowrl.rewards import make
 from flowrl.rewards.base import Reward
+from flowrl.selection import Selection
 from flowrl.types import Method
 
 SMALLEST = 2
@@ -46,6 +48,44 @@ def method(spec: MethodSpec, group: int) -> Method:
     if "group" in spec.args:
         raise ValueError("the group size is sizes.group; take method.args.group out")
     return make_method(**settings.arguments(make_method, {**spec.args, "group": group}))
+
+
+def resized(spec: MethodSpec) -> Callable[[int], Method]:
+    """The method at any group size; each is built once."""
+    return cache(partial(method, spec))
+
+
+def chooser(spec: SelectionSpec) -> Selection:
+    """The selection of prompts a spec names, with its arguments checked against the function's own.
+
+    Raises: ValueError for an unknown name or argument, or arguments the selection refuses.
+    """
+    make_selection = selection.TABLE.get(spec.name) or (imported(spec.name, "selection") if ":" in spec.name else None)
+    if make_selection is None:
+        near = _near(spec.name, selection.TABLE)
+        raise ValueError(
+            f"data.selection.name {spec.name!r} is unknown{near}; there are: {', '.join(selection.TABLE)}, or module:function"
+        )
+    return make_selection(**settings.arguments(make_selection, spec.args, "data.selection.args"))
+
+
+def fitting(recipe: Recipe) -> Selection:
+    """`chooser`, once the method has been built at every group size it may ask for.
+
+    Raises: ValueError for what `chooser` refuses, and where sizes, selection and method do not go together.
+    """
+    made, at = chooser(recipe.data.selection), resized(recipe.method)
+    for size in made.sizes(recipe.sizes.prompts, recipe.sizes.group):
+        try:
+            at(size)
+        except ValueError as error:
+            if size == recipe.sizes.group:
+                raise
+            raise ValueError(
+                f"data.selection {recipe.data.selection.name} may give a prompt a group of {size}, which {recipe.method.name} "
+                f"cannot have ({error}); set data.selection.args.step, of which all groups are multiples"
+            ) from None
+    return made
 
 
 def _near(name: str, known: Mapping[str, Any]) -> str:

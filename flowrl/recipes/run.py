@@ -23,7 +23,7 @@ from flowrl.display import Display
 from flowrl.dist import World
 from flowrl.folder import RunFolder, write_atomic
 from flowrl.heldout import Judged, judge
-from flowrl.loop import Parts, Session, begin, iterate, within_memory
+from flowrl.loop import Parts, Session, begin, choose, iterate, within_memory
 from flowrl.models import load_policy
 from flowrl.recipe import Recipe
 from flowrl.report import write as write_report
@@ -85,7 +85,7 @@ def train(
 
 
 def _train(recipe: Recipe, given: Mapping[str, Any] | None, prompts: Any, resume: Path | None, world: World) -> Result:
-    method = build.method(recipe.method, recipe.sizes.group)
+    method, selection = build.method(recipe.method, recipe.sizes.group), build.fitting(recipe)
     recipe, folder = _folder(recipe, resume, world)
     trained, held = build.prompts(recipe.data, prompts)
     policy = load_policy(recipe.policy, world.device, seed=recipe.run.seed)
@@ -95,7 +95,8 @@ def _train(recipe: Recipe, given: Mapping[str, Any] | None, prompts: Any, resume
             f"method {recipe.method.name} compares images by features; give evaluate.features=module:function "
             "(images uint8 [N, H, W, 3] -> [N, D]), as flowrl.shapes.judge:features"
         )
-    parts = Parts(recipe, policy, method, build.rewards(recipe, given, world.device), trained, world, features)
+    scored, resized = build.rewards(recipe, given, world.device), build.resized(recipe.method)
+    parts = Parts(recipe, policy, method, scored, trained, world, features, selection, resized)
     judges = build.judges(recipe.evaluate.rewards, world.device) or {n: r for n, (r, _) in parts.rewards.items()}
     sizes, line = _sizes(parts)
     session = begin(parts, sizes)
@@ -175,6 +176,8 @@ def _sizes(parts: Parts) -> tuple[Sizes, str]:
     recipe, world = parts.recipe, parts.world
     plan = parts.method.plan_at(0, parts.policy.sigmas(recipe.policy.steps), 0)
     _rehearse(parts, plan)
+    # what a selection has against the prompts is said now as well
+    choose(parts, 0, parts.selection.init())
     count, most = recipe.sizes.prompts * len(plan.roots), parts.policy.rows_that_fit()
     sizes = derive(recipe.sizes, count, parts.method.updates, world.size, most)
     blocks = cut(plan, recipe.sizes.prompts, sizes, parts.method.updates, world.size)
