@@ -50,14 +50,19 @@ def guided(pipe: Any, w: float, skip: int = 0) -> Iterator[None]:
     Source: RLG (2508.21016); skip is `zero_init_step` of RLG@57935df.
     Differs: theirs is a patched SD3 pipeline with two transformers; here one transformer and its adapter's switch.
     """
-    if not math.isfinite(w):
-        raise ValueError(f"rlg is {w}; give a finite number: 0 is the base, 1 the tuned model, 1.5 a good start")
+    check(w)
     if skip < 0:
         raise ValueError(f"skip, the first steps of the tuned model alone, is {skip}; give at least 0")
     with ExitStack() as stack:
         for denoiser in _denoisers(pipe):
             stack.callback(denoiser.register_forward_hook(_Mix(w, skip), with_kwargs=True).remove)
         yield
+
+
+def check(w: float) -> None:
+    """Raises: ValueError for a weight that is not finite."""
+    if not math.isfinite(w):
+        raise ValueError(f"rlg is {w}; give a finite number: 0 is the base, 1 the tuned model, 1.5 a good start")
 
 
 class _Mix:
