@@ -73,13 +73,10 @@ def _choice(reward: str | None, best_of: int, svdd: int, device: str) -> Choice 
 def _asked(prompts: Prompts) -> Prompts:
     """Captions of the shapes world with what they ask for, where they came without."""
     from flowrl.data import Prompts
-    from flowrl.shapes.world import captions
+    from flowrl.shapes.world import asked
 
-    known: dict[str, dict[str, Any]] = {row["prompt"]: dict(row) for row in [*captions("train"), *captions("heldout")]}
-    metadata = [
-        own if "include" in own else {**known.get(text, {}), **own}
-        for text, own in zip(prompts.text, prompts.metadata, strict=True)
-    ]
+    known: list[dict[str, Any]] = [{**(asked(text) or {})} for text in prompts.text]
+    metadata = [own if "include" in own else {**row, **own} for row, own in zip(known, prompts.metadata, strict=True)]
     return Prompts(prompts.text, tuple(metadata), prompts.images)
 
 
