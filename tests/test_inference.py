@@ -374,14 +374,21 @@ def test_a_prompts_sample_does_not_depend_on_those_after_it() -> None:
 
 
 def test_values_are_asked_of_the_clean_prediction_and_its_prompt() -> None:
-    seen: list[tuple[int, list[int]]] = []
+    asked: list[tuple[Tensor, Tensor]] = []
+    valued: list[tuple[Tensor, list[int]]] = []
 
-    def watch(x0: Tensor, slot: Tensor) -> Tensor:
-        seen.append((len(x0), slot.tolist()))
+    def predict(x: Tensor, sigma: Tensor, slot: Tensor) -> Tensor:
+        asked.append((x, sigma[:, None]))
+        return exact(x, sigma, slot)
+
+    def value(x0: Tensor, slot: Tensor) -> Tensor:
+        valued.append((x0, slot.tolist()))
         return x0[:, 0]
 
-    steered(3, rows=2, value=watch)
-    assert seen == [(6, [0, 0, 0, 1, 1, 1])] * 7  # the last of 8 steps is quiet
+    svdd(predict, value, GRID, drawn(2, 2), Source(0, 0), candidates=3)
+    assert len(asked) == 8 and [slots for _, slots in valued] == [[0, 0, 0, 1, 1, 1]] * 7  # the last of 8 steps is quiet
+    for (x, level), (x0, _) in zip(asked[1:], valued, strict=True):
+        torch.testing.assert_close(x0, (1 - level) / ((1 - level) ** 2 + level**2) * x)  # E[x0 | x]
 
 
 @given(VALUES, st.floats(0, 5))
