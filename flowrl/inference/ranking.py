@@ -50,7 +50,7 @@ class RankSearch:
     mean, count: the average direction.  winner: not None during a line search.
 
     Raises: ValueError for a spread or step that is not above 0, or fewer than 3 shown.
-    Source: ZO-RankSGD (2303.03751); `optimizer.py` of its authors @13d5a26d.
+    Source: ZO-RankSGD (2303.03751); their `RankSGD` @13d5a26d.
     Differs: noise is keyed by (seed, turn). As there, candidates are not put back on the sphere that noise lives on: keep the
     step small against 1.
     """
