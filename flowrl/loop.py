@@ -33,9 +33,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Parts:
-    """What a run is made of. rewards: name -> (reward, factor);  features: of images, for advantages that want them;
-    selection: of prompts, and of how many images each gets;  resized: the method at another group size, for a selection that gives
-    prompts groups of their own."""
+    """What a run is made of. rewards: name -> (reward, factor);  selection: of prompts, and of how many images each gets;
+    resized: the method at another group size, for a selection that gives prompts groups of their own;  features: of images, for
+    advantages that want them."""
 
     recipe: Recipe
     policy: Policy
@@ -43,9 +43,9 @@ class Parts:
     rewards: Mapping[str, tuple[Reward, float]]
     prompts: Prompts
     world: World
-    features: Features | None = None
     selection: Selection = field(default_factory=uniform)
     resized: Callable[[int], Method] | None = None
+    features: Features | None = None
 
     def sized(self, group: int) -> Method:
         """Raises: ValueError where the method is known at the recipe's group size only."""

@@ -4,24 +4,35 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-__all__ = ["load_pipeline", "read_prompts", "sample"]
+from flowrl import data
+from flowrl.choice import Choice, Draw, kept, policy, steered
+from flowrl.data import Prompts
+from flowrl.inference import guided
+from flowrl.inference.guidance import check
+
+__all__ = ["Choice", "load_pipeline", "read_prompts", "sample", "usable"]
 
 SHAPES_TOKENS = 16
 """The embedded model was trained on 16 text tokens."""
+TOKENS = 256
+"""What Stable Diffusion 3's pipeline takes unless told otherwise."""
 
 
 def sample(
     model: str,
-    prompts: Sequence[str],
+    prompts: Sequence[str] | Prompts,
     lora: str | Path | None = None,
     *,
     seeds: Sequence[int] = (0,),
     steps: int = 20,
     guidance: float = 1.0,
+    rlg: float | None = None,
+    choice: Choice | None = None,
     out: str | Path = "samples",
     device: str = "auto",
     progress: Callable[[str], None] | None = None,
@@ -29,41 +40,70 @@ def sample(
     """Write one PNG a prompt and seed, grid.png (a row a prompt, a column a seed) and metadata.jsonl; returns the folder.
 
     An image depends on its prompt, its seed and the settings, not on what else is sampled: each is drawn from its own generator.
+    rlg: weight of the guidance from the base to the adapter, None or 1 the adapter as it is (`flowrl.inference.rlg`).
+    choice: several images a seed, or candidates a step, of which a reward keeps the best; prompts with metadata for it are a
+    flowrl.data.Prompts. Scores are written to metadata.jsonl.
 
-    Raises: ValueError for no prompts or seeds, or a folder that holds no adapter; FileNotFoundError for a missing one.
+    Raises: ValueError for no prompts or seeds, a folder that holds no adapter, rlg without adapter, or a reward that could not
+    score any image; FileNotFoundError for a missing folder.
     """
     if not prompts or not seeds:
         raise ValueError(f"nothing to sample: {len(prompts)} prompts and {len(seeds)} seeds; give at least one of each")
+    given = prompts if isinstance(prompts, Prompts) else data.read(list(prompts))
+    device = usable(device)
+    folder = _adapter(lora)
+    with ExitStack() as stack:
+        if rlg is not None:
+            check(rlg)
+            if folder is None:
+                raise ValueError(f"rlg {rlg:g} goes from the base to an adapter, and none is given; add one: --lora RUN")
+        pipe, draw = _drawing(model, folder, steps, guidance, choice, device)
+        if rlg is not None:
+            stack.enter_context(guided(pipe, rlg))
+        settings = {"steps": steps, "guidance": guidance, "model": model, "lora": folder and str(folder), "rlg": rlg}
+        out = Path(out)
+        out.mkdir(parents=True, exist_ok=True)
+        rows: list[list[Any]] = []
+        records: list[dict[str, Any]] = []
+        for number, (prompt, metadata) in enumerate(zip(given.text, given.metadata, strict=True)):
+            images: list[Any] = []
+            for seed in seeds:
+                image, note = kept(draw, choice, prompt, metadata, seed) if choice else (draw(prompt, metadata, seed), {})
+                name = f"{number:04d}-{_slug(prompt)}-{seed}.png"
+                image.save(out / name)
+                images.append(image)
+                records.append({**metadata, "file_name": name, "prompt": prompt, "seed": seed, **settings, **note})
+            rows.append(images)
+            if progress is not None:
+                progress(f"{number + 1}/{len(given)}  {prompt}")
+    lines = "".join(json.dumps(record, ensure_ascii=False, default=str) + "\n" for record in records)
+    (out / "metadata.jsonl").write_text(lines, encoding="utf-8")
+    _grid(rows, given.text).save(out / "grid.png")
+    if choice and all(record["score"] is None for record in records):
+        raise ValueError(
+            f"reward {choice.reward.name!r} could not score any of the images, so none was chosen; each seed's first is in {out}"
+        )
+    return out
+
+
+def _drawing(model: str, folder: Path | None, steps: int, guidance: float, choice: Choice | None, device: str) -> tuple[Any, Draw]:
+    """A loaded pipeline, and what draws one image with it."""
+    if choice and choice.svdd > 1:
+        made = policy(model, folder, guidance, device, SHAPES_TOKENS if model == "shapes" else TOKENS)
+        return made.pipe, steered(made, choice, steps)
     import torch
 
-    device = _device(device)
-    folder = _adapter(lora)
     pipe = load_pipeline(model, device)
     if folder is not None:
         pipe.load_lora_weights(str(folder))
-    out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
     extra = {"max_sequence_length": SHAPES_TOKENS} if model == "shapes" else {}
-    rows: list[list[Any]] = []
-    records: list[dict[str, Any]] = []
-    for number, prompt in enumerate(prompts):
-        images: list[Any] = []
-        for seed in seeds:
-            # one call an image: in a batch, rounding depends on the neighbours
-            noise = torch.Generator().manual_seed(seed)
-            image = pipe(prompt, num_inference_steps=steps, guidance_scale=guidance, generator=noise, **extra).images[0]
-            name = f"{number:04d}-{_slug(prompt)}-{seed}.png"
-            image.save(out / name)
-            images.append(image)
-            records.append({"file_name": name, "prompt": prompt, "seed": seed, "steps": steps, "guidance": guidance,
-                            "model": model, "lora": None if folder is None else str(folder)})  # fmt: skip
-        rows.append(images)
-        if progress is not None:
-            progress(f"{number + 1}/{len(prompts)}  {prompt}")
-    lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-    (out / "metadata.jsonl").write_text(lines, encoding="utf-8")
-    _grid(rows, prompts).save(out / "grid.png")
-    return out
+
+    def draw(prompt: str, metadata: Mapping[str, Any], seed: int) -> Any:
+        # one call an image: in a batch, rounding depends on the neighbours
+        noise = torch.Generator().manual_seed(seed)
+        return pipe(prompt, num_inference_steps=steps, guidance_scale=guidance, generator=noise, **extra).images[0]
+
+    return pipe, draw
 
 
 def load_pipeline(model: str, device: str) -> Any:
@@ -96,23 +136,26 @@ def load_pipeline(model: str, device: str) -> Any:
     return pipe.to(device)
 
 
-def read_prompts(given: Sequence[str]) -> list[str]:
-    """Texts as they are; a word that names a file or folder becomes the prompts in it (flowrl.data.read).
+def read_prompts(given: Sequence[str]) -> Prompts:
+    """Texts as they are; a word that names a file or folder becomes the prompts in it (flowrl.data.read), with their metadata.
 
     Raises: FileNotFoundError for what looks like a file and is none; ValueError for an empty one.
     """
-    from flowrl import data
-
-    found: list[str] = []
+    found: list[Prompts] = []
     for text in given:
         if not text.strip():
             raise ValueError("an empty prompt; give a text")
         named = " " not in text and Path(text).suffix in (".txt", ".jsonl", ".json", ".csv", ".tsv", ".parquet")
-        found.extend(data.read(text).text if named or text.startswith("hf:") else [text])
-    return found
+        found.append(data.read(text if named or text.startswith("hf:") else [text]))
+    parts = [(text, metadata) for prompts in found for text, metadata in zip(prompts.text, prompts.metadata, strict=True)]
+    return Prompts(tuple(text for text, _ in parts), tuple(metadata for _, metadata in parts), (None,) * len(parts))
 
 
-def _device(name: str) -> str:
+def usable(name: str) -> str:
+    """A device by its name, "auto" the best there is.
+
+    Raises: ValueError for one that is not here.
+    """
     import torch
 
     if name != "auto":

@@ -401,6 +401,65 @@ MUTANTS = (
         "parts.sized(int(g)) for g",
         "parts.method for g",
         f"{CHOSEN}::test_every_slot_is_told_what_its_own_images_earned",
+    # inference
+    Mutant(
+        "rlg: base and tuned swapped",
+        "flowrl/inference/guidance.py",
+        "_wide(u_base), _wide(u_tuned), w",
+        "_wide(u_tuned), _wide(u_base), w",
+        "test_golden_inference.py",
+    ),
+    Mutant(
+        "rlg: steps counted on over generations",
+        "flowrl/inference/guidance.py",
+        "            seen.clear()",
+        "            pass",
+        "test_inference.py",
+    ),
+    Mutant(
+        "best of n: a missing score wins over -inf",
+        "flowrl/inference/best.py",
+        "torch.where(missing.gather(-1, at[..., None])[..., 0], (~missing).long().argmax(-1), at)",
+        "at",
+        "test_inference.py",
+    ),
+    Mutant(
+        "best of n: a missing score is the best",
+        "flowrl/inference/best.py",
+        "values.masked_fill(missing, -math.inf).argmax(-1)",
+        "values.argmax(-1)",
+        "test_inference.py",
+    ),
+    Mutant(
+        "svdd: the value sees the noisy state",
+        "flowrl/inference/lookahead.py",
+        "clean = path.x0(tried, answers, sigmas[i + 1].to(x))",
+        "clean = tried",
+        "test_inference.py",
+    ),
+    Mutant(
+        "svdd: the answer of another candidate",
+        "flowrl/inference/lookahead.py",
+        "x, u = tried[kept], answers[kept]",
+        "x, u = tried[kept], answers[slots]",
+        "test_inference.py",
+    ),
+    Mutant(
+        "rankings: the unlisted are forgotten",
+        "flowrl/inference/ranking.py",
+        "-float(k)",
+        "0.0",
+        "test_golden_inference.py test_inference.py",
+    ),
+    Mutant(
+        "rankings: no new average after a move",
+        "flowrl/inference/ranking.py",
+        "best=first, mean=None, count=0",
+        "best=first",
+        "test_inference.py",
+    ),
+    Mutant(
+        "sample: the seed's own image is not the first", "flowrl/choice.py", "seed if i == 0 else noise", "noise", "test_cli.py"
     ),
 )
 

@@ -175,6 +175,14 @@ def test_train_ends_with_the_result(trained: list[tuple[Recipe, str | None]], ca
         ("sample a --lora .", "error: . holds no adapter (no .safetensors file); give a run's lora folder"),
         ("sample a --device warp", "error: device 'warp' cannot be used here"),
         ("sample a --model no/model/here", "error: model 'no/model/here' cannot be loaded"),
+        ("sample a --rlg 1.5", "error: rlg 1.5 goes from the base to an adapter, and none is given; add one: --lora RUN"),
+        ("sample a --rlg nan", "error: rlg is nan; give a finite number"),
+        ("sample a --best-of 4", "error: --best-of and --svdd choose by a reward, and none is named"),
+        ("sample a --reward clip", "error: --reward clip has nothing to choose from; add --best-of 8 or --svdd 4"),
+        ("sample a --reward clip --best-of 0", "error: best-of is 0; give at least 1"),
+        ("sample a --reward clip --svdd -1", "error: svdd is -1; give at least 1"),
+        ("sample a --reward clap --best-of 2", "error: there is no reward 'clap'; did you mean clip?"),
+        ("sample a --reward clip=2 --best-of 2", "error: reward 'clip=2' has a weight, which a choice does not need"),
         ("score nowhere --reward clip", "error: there is no file or folder 'nowhere'"),
     ],
 )
@@ -318,6 +326,89 @@ def test_sample_with_an_adapter_differs_and_a_run_folder_will_do(tiny: Path, tmp
     for name, extra in {"base": [], "lora": ["--lora", "run/lora"], "run": ["--lora", "run"]}.items():
         assert call("sample", *options, *extra, "--out", name) == 0
     assert pictures(Path("base")) != pictures(Path("lora")) == pictures(Path("run"))
+
+
+@pytest.fixture
+def adapter(tiny: Path, tmp_path: Path) -> str:
+    from tiny import excite
+
+    from flowrl.export import save_lora
+    from flowrl.models import load_policy
+    from flowrl.recipe import LoraSpec, PolicySpec
+
+    policy = load_policy(PolicySpec(model=str(tiny), dtype="float32", max_sequence_length=16, lora=LoraSpec(rank=2, alpha=4.0)))
+    excite(policy.trainable())
+    return str(save_lora(policy, tmp_path / "run" / "lora"))
+
+
+def test_sample_guides_between_the_base_and_the_adapter(tiny: Path, adapter: str):
+    options = ["a red circle", "--model", str(tiny), "--seeds", "0", "--steps", "2", "--device", "cpu", "--guidance", "3"]
+    runs = {"base": [], "lora": ["--lora", adapter], **{f"w{w}": ["--lora", adapter, "--rlg", w] for w in ("0", "1", "1.5")}}
+    for name, extra in runs.items():
+        assert call("sample", *options, *extra, "--out", name) == 0
+    images = {name: pictures(Path(name)) for name in runs}
+    assert images["w0"] == images["base"] and images["w1"] == images["lora"]
+    assert images["w1.5"] not in (images["base"], images["lora"])
+    assert [json.loads(Path(name, "metadata.jsonl").read_text())["rlg"] for name in ("lora", "w1.5")] == [None, 1.5]
+
+
+RED = """
+def red(images, prompts, metadata):
+    return [None if i[..., 0].mean() > LIMIT else float(i[..., 0].mean()) for i in images]
+"""
+
+
+def test_sample_keeps_the_best_of_n_and_never_one_without_a_score(tiny: Path, tmp_path: Path):
+    options = ["a red circle", "--model", str(tiny), "--seeds", "0,1", "--steps", "2", "--device", "cpu"]
+    (tmp_path / "all.py").write_text(RED.replace("LIMIT", "999"))
+    assert call("sample", *options, "--out", "one") == 0
+    assert call("sample", *options, "--best-of", "3", "--reward", "all.py:red", "--out", "three") == 0
+    rows = [json.loads(line) for line in Path("three/metadata.jsonl").read_text().splitlines()]
+    for row in rows:
+        assert len(set(row["scores"])) == 3 and row["score"] == max(row["scores"]) and row["best_of"] == 3
+        assert np.asarray(Image.open(Path("three") / row["file_name"]))[..., 0].mean() == pytest.approx(row["score"])
+        plain = np.asarray(Image.open(Path("one") / row["file_name"]))[..., 0].mean()
+        assert plain == pytest.approx(row["scores"][0])  # the seed's own image is the first
+
+    best = rows[0]["score"]
+    (tmp_path / "some.py").write_text(RED.replace("LIMIT", str(best - 1e-3)))
+    with pytest.warns(UserWarning, match="could not score"):
+        assert call("sample", *options[:4], "0", *options[5:], "--best-of", "3", "--reward", "some.py:red", "--out", "some") == 0
+    (row,) = [json.loads(line) for line in Path("some/metadata.jsonl").read_text().splitlines()]
+    assert None in row["scores"] and row["score"] == sorted(rows[0]["scores"])[-2]
+
+
+def test_sample_says_where_no_image_had_a_score(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "none.py").write_text(RED.replace("LIMIT", "-1"))
+    options = ["a red circle", "--model", str(tiny), "--seeds", "0", "--steps", "1", "--device", "cpu"]
+    with pytest.warns(UserWarning, match="could not score"):
+        assert call("sample", *options, "--best-of", "2", "--reward", "none.py:red", "--out", "s") == 2
+    assert "could not score any of the images, so none was chosen" in capsys.readouterr().err
+    assert json.loads(Path("s/metadata.jsonl").read_text())["scores"] == [None, None]
+
+
+def test_sample_by_svdd_scores_higher_and_takes_an_adapter_and_guidance(tiny: Path, tmp_path: Path, adapter: str):
+    (tmp_path / "all.py").write_text(RED.replace("LIMIT", "999"))
+    options = ["a red circle", "--model", str(tiny), "--seeds", "0-2", "--steps", "4", "--device", "cpu", "--reward", "all.py:red"]
+
+    def scores(*extra: str) -> list[float]:
+        assert call("sample", *options, *extra, "--out", "s") == 0
+        return [json.loads(line)["score"] for line in Path("s/metadata.jsonl").read_text().splitlines()]
+
+    two, eight = scores("--svdd", "2"), scores("--svdd", "8")
+    assert np.mean(eight) > np.mean(two)
+    with_adapter = scores("--svdd", "2", "--lora", adapter)
+    assert with_adapter != two
+    assert scores("--svdd", "2", "--lora", adapter, "--rlg", "0") == two
+    assert scores("--svdd", "2", "--lora", adapter, "--rlg", "1") == with_adapter
+
+
+def test_captions_of_the_shapes_world_bring_what_they_ask_for(tmp_path: Path):
+    options = ["--seeds", "0", "--steps", "2", "--device", "cpu", "--best-of", "2", "--reward", "shapes:strict", "--out", "s"]
+    assert call("sample", "a red circle", *options) == 0
+    row = json.loads(Path("s/metadata.jsonl").read_text())
+    assert row["include"] == [{"class": "circle", "count": 1, "color": "red"}] and len(row["scores"]) == 2
+    assert call("score", "s", "--reward", "shapes:strict") == 0
 
 
 def folder_of_images(place: Path, count: int, size: tuple[int, int] = (8, 8)) -> None:

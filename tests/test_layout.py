@@ -39,7 +39,9 @@ LAYERS: dict[str, set[str]] = {
     "drawing": {"samplers"},
     "report": {"loop"},
     "export": {"loop", "models"},
-    "sample": {"loop", "models"},
+    "inference": {"samplers", "base", "models"},
+    "choice": {"inference", "samplers", "base", "models", "recipe", "export"},
+    "sample": {"loop", "models", "inference", "choice"},
 }
 _ALL = set(LAYERS)
 LAYERS["recipes"] = {*_ALL, "rewards"}

@@ -8,7 +8,7 @@ import pytest
 
 from flowrl.shapes.mislabel import mislabel
 from flowrl.shapes.render import draw, render
-from flowrl.shapes.world import COLORS, OPPOSITE, SHAPES, TAGS, captions, composition, unit, wording
+from flowrl.shapes.world import COLORS, OPPOSITE, SHAPES, TAGS, asked, captions, composition, unit, wording
 
 TRAIN, HELD = captions("train"), captions("heldout")
 
@@ -94,3 +94,17 @@ def test_about_a_third_of_the_training_captions_are_imperfect() -> None:
     assert 0.25 < changed < 0.5
     words = {word for row in TRAIN for word in row["prompt"].split()}
     assert {word for row in said for word in row["prompt"].split()} <= words
+
+
+def test_a_caption_is_known_by_its_text_in_either_split_and_in_none() -> None:
+    for split in ("train", "heldout"):
+        for row in captions(split)[::97]:
+            assert asked(row["prompt"]) == row
+    assert asked("a red circle") == {
+        "tag": "colors",
+        "include": [{"class": "circle", "count": 1, "color": "red"}],
+        "prompt": "a red circle",
+    }
+    assert asked("a red bicycle") is None
+    asked("a red circle")["include"][0]["count"] = 9
+    assert asked("a red circle")["include"][0]["count"] == 1

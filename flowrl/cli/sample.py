@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from flowrl.choice import Choice
+    from flowrl.data import Prompts
 
 
 def sample(
@@ -15,6 +19,10 @@ def sample(
     seeds: Annotated[str, typer.Option(help="Seeds, one image each: 0,1,2 or 0-7.")] = "0-3",
     steps: Annotated[int, typer.Option(min=1, help="Steps of the sampler.")] = 20,
     guidance: Annotated[float, typer.Option(min=0, help="Classifier-free guidance; 1 or less is none.")] = 1.0,
+    rlg: Annotated[float | None, typer.Option(help="From the base (0) to the adapter (1) and beyond; with --lora.")] = None,
+    reward: Annotated[str | None, typer.Option(metavar="NAME", help="What --best-of and --svdd choose by.")] = None,
+    best_of: Annotated[int, typer.Option(help="Images drawn a seed, of which the best is kept.")] = 1,
+    svdd: Annotated[int, typer.Option(help="Candidates at every step, of which the most promising goes on.")] = 1,
     out: Annotated[Path, typer.Option(help="Folder for the images.")] = Path("samples"),
     device: Annotated[str, typer.Option(help="cpu, cuda, mps or auto.")] = "auto",
 ) -> None:
@@ -26,15 +34,50 @@ def sample(
 
         flowrl sample "a red circle" --lora runs/some-run/lora --seeds 0-7
 
+        flowrl sample "a red circle" --lora runs/some-run/lora --rlg 1.5
+
+        flowrl sample "three blue squares" --best-of 8 --reward shapes:strict
+
         flowrl sample prompts.txt --model stabilityai/stable-diffusion-3.5-medium --steps 28 --guidance 4.5 --out images
     """
     from flowrl import sample as sampling
 
     texts = sampling.read_prompts(prompts)
+    choice = _choice(reward, best_of, svdd, sampling.usable(device))
+    if reward is not None and reward.partition(":")[0] == "shapes":
+        texts = _asked(texts)
     folder = sampling.sample(
-        model, texts, lora=lora, seeds=parse_seeds(seeds), steps=steps, guidance=guidance, out=out, device=device, progress=print
-    )
+        model, texts, lora=lora, seeds=parse_seeds(seeds), steps=steps, guidance=guidance, rlg=rlg, choice=choice, out=out,
+        device=device, progress=print,
+    )  # fmt: skip
     print(f"images, grid.png and metadata.jsonl are in {folder}")
+
+
+def _choice(reward: str | None, best_of: int, svdd: int, device: str) -> Choice | None:
+    """Raises: ValueError for a choice without reward, a reward without choice, or a reward with a weight."""
+    from flowrl import rewards
+    from flowrl.choice import Choice
+
+    if reward is None:
+        if best_of != 1 or svdd != 1:
+            raise ValueError("--best-of and --svdd choose by a reward, and none is named; add one: --reward clip")
+        return None
+    if best_of == 1 and svdd == 1:
+        raise ValueError(f"--reward {reward} has nothing to choose from; add --best-of 8 or --svdd 4")
+    spec, weight = rewards.parse(reward)
+    if weight != 1:
+        raise ValueError(f"reward {reward!r} has a weight, which a choice does not need; write {spec}")
+    return Choice(rewards.make(spec, device=device), best_of, svdd)
+
+
+def _asked(prompts: Prompts) -> Prompts:
+    """Captions of the shapes world with what they ask for, where they came without."""
+    from flowrl.data import Prompts
+    from flowrl.shapes.world import asked
+
+    known: list[dict[str, Any]] = [{**(asked(text) or {})} for text in prompts.text]
+    metadata = [own if "include" in own else {**row, **own} for row, own in zip(known, prompts.metadata, strict=True)]
+    return Prompts(prompts.text, tuple(metadata), prompts.images)
 
 
 def parse_seeds(text: str) -> list[int]:

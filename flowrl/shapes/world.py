@@ -175,3 +175,14 @@ def captions(split: Split) -> list[Row]:
     if split not in ("train", "heldout"):
         raise ValueError(f"captions of split {split!r}: there are only 'train' and 'heldout'.")
     return [cast(Row, {**row, "include": [cast(Entry, dict(e)) for e in row["include"]]}) for row in _captions(split)]
+
+
+@lru_cache(maxsize=1)
+def _by_text() -> dict[str, Row]:
+    return {row["prompt"]: row for tag in TAGS for row in _rows(tag)}
+
+
+def asked(text: str) -> Row | None:
+    """What a caption of this world asks for, of either split or left out of both; None for any other text."""
+    row = _by_text().get(text)
+    return None if row is None else cast(Row, {**row, "include": [cast(Entry, dict(e)) for e in row["include"]]})
