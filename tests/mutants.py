@@ -401,6 +401,7 @@ MUTANTS = (
         "parts.sized(int(g)) for g",
         "parts.method for g",
         f"{CHOSEN}::test_every_slot_is_told_what_its_own_images_earned",
+    ),
     # inference
     Mutant(
         "rlg: base and tuned swapped",
