@@ -40,8 +40,9 @@ RATIO, CLIP, NFT = (f"flowrl/objectives/{name}.py" for name in ("ratio", "clip",
 RENOISE, AWM, DPO, DGPO, MATCHING = (
     f"flowrl/objectives/{name}.py" for name in ("renoise", "awm", "preference", "dgpo", "matching")
 )
-GROUP, TREES, CREDIT, WRAPPERS, PORTED, SEVERAL, CONTROL, SELECTION = (
-    f"flowrl/advantage/{name}.py" for name in ("group", "trees", "credit", "wrappers", "ported", "several", "control", "selection")
+GROUP, TREES, CREDIT, WRAPPERS, PORTED, SEVERAL, CONTROL, SELECTION, PREFERENCE = (
+    f"flowrl/advantage/{name}.py"
+    for name in ("group", "trees", "credit", "wrappers", "ported", "several", "control", "selection", "preference")
 )
 MUTANTS = (
     # samplers
@@ -207,7 +208,7 @@ MUTANTS = (
         "statistics in float32", GROUP, "torch.where(valid, r, 0).double()", "torch.where(valid, r, 0).float()", "test_advantage.py"
     ),
     Mutant("global std of the group", GROUP, "(0, 1), ddof)", "(1,), ddof)", "test_advantage.py"),
-    Mutant("equal rewards over rounding", GROUP, "mean.clamp(low, high)", "mean", "test_advantage.py"),
+    Mutant("equal rewards over rounding", GROUP, "mean.clamp(low, high)", "mean", "test_estimators.py"),
     Mutant(
         "invalid leaves counted as 0", TREES, "= r, valid.double()", "= r, torch.ones_like(valid).double()", "test_advantage.py"
     ),
@@ -219,13 +220,25 @@ MUTANTS = (
         "dropped edges keep their weight", CREDIT, "torch.isfinite(a).float()", "torch.ones_like(a).float()", "test_advantage.py"
     ),
     Mutant(
-        "a gate's reward is added", CREDIT, "outcome.weights.items() if factor}", "outcome.weights.items()}", "test_advantage.py"
+        "a gate's reward is added", CREDIT, "outcome.weights.items() if factor}", "outcome.weights.items()}", "test_compositions.py"
     ),
-    Mutant("the median over nothing", PORTED, "if not compat:\n", "if False:\n", "test_advantage.py"),
+    Mutant("the median over nothing", PORTED, "if not compat:\n", "if False:\n", "test_estimators.py"),
     Mutant(
         "the front of the beaten", SEVERAL, "(no_worse & better).any(0)", "(no_worse & better).any(1)", "test_golden_advantage.py"
     ),
-    Mutant("KL pushed the wrong way", CONTROL, "(smooth - self.target)", "(self.target - smooth)", "test_advantage.py"),
+    Mutant(
+        "GARDO holds the rest",
+        CONTROL,
+        "kl_weight=credit.kl_weight * held",
+        "kl_weight=credit.kl_weight * ~held",
+        "test_compositions.py",
+    ),
+    Mutant(
+        "peers too few compete", CREDIT, "int(mine.sum()) >= self.least", "int(mine.sum()) > self.least", "test_compositions.py"
+    ),
+    Mutant("a tie is a win", PREFERENCE, "gap > margin", "gap >= -margin", "test_estimators.py"),
+    Mutant("a step's gain without its start", TREES, "done - done[:, plan.parent.clamp(min=0)]", "done", "test_compositions.py"),
+    Mutant("KL pushed the wrong way", CONTROL, "(smooth - self.target)", "(self.target - smooth)", "test_compositions.py"),
     # objectives
     Mutant("clip on the wrong side", RATIO, "torch.maximum(-advantage", "torch.minimum(-advantage", "test_objectives.py"),
     Mutant("dual clip for good samples", RATIO, "torch.where(advantage < 0", "torch.where(advantage > 0", "test_objectives.py"),

@@ -75,7 +75,8 @@ class Gardo:
     only the images that the trained reward likes more than the others do are held near the reference (`gate`).
 
     Rewards with factor 0 are the others. features [P, L, D] of the outcome tell what resembles. The share of the gate starts
-    at `share` and follows `adapted`. An edge has the mean distance of the leaves below it, and is held if one of them is.
+    at `share` and follows `adapted` in [low, high]. An edge has the mean distance of the leaves below it, and is held if one of
+    them is.
 
     Raises: ValueError (apply) without features, or without a reward of factor 0.
     Source: GARDO (2512.24138).  Differs: compat="GARDO@1cc77fb" is the released code; see `diverse`, `uncertainty`, `gate`.
@@ -83,6 +84,8 @@ class Gardo:
 
     inner: Advantage
     share: float = 0.1
+    low: float = 0.02
+    high: float = 0.2
     compat: str | None = None
     zero_sum: bool = False
 
@@ -104,7 +107,9 @@ class Gardo:
         u = uncertainty(r, further, valid, self.compat)
         held = below(plan, gate(u, state["share"], self.compat))
         mean = float(u.nanmean())
-        share, recent = (state["share"], state["recent"]) if math.isnan(mean) else adapted(state["share"], mean, state["recent"])
+        share, recent = state["share"], state["recent"]
+        if not math.isnan(mean):
+            share, recent = adapted(share, mean, recent, self.low, self.high)
         a = diverse(credit.advantage, distance, compat=self.compat)
         credit = replace(credit, advantage=a, kl_weight=credit.kl_weight * held)
         return credit, {"inner": inner, "share": share, "recent": recent}

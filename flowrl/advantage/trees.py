@@ -76,7 +76,7 @@ def _by_path(plan: Plan, r: Tensor, valid: Tensor, logits: Tensor) -> Tensor:
     mean = torch.full_like(logits, torch.nan)
     mass = torch.full_like(logits, -torch.inf)
     mean[:, plan.leaves] = torch.where(valid, r, torch.nan)
-    mass[:, plan.leaves] = torch.where(valid, 0.0, -torch.inf)
+    mass[:, plan.leaves] = valid.double().log()
     for nodes in reversed(plan.waves):
         above = plan.parent[nodes].expand(len(r), -1)
         mine = mass[:, nodes] + logits[:, nodes]
