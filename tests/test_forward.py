@@ -371,6 +371,14 @@ def test_the_best_leaf_is_a_valid_one_that_is_better_than_average() -> None:
     assert chosen.advantage.nonzero().tolist() == [[0, int(plan.leaves[2])]] and torch.equal(chosen.weight, chosen.advantage)
 
 
+def test_tree_rpo_takes_the_matching_term_of_layertuning() -> None:
+    objective = methods.tree_rpo(sft=0.1).objective
+    assert isinstance(objective, objectives.Mixed) and objective.share == 0.1
+    assert isinstance(methods.tree_rpo().objective, objectives.Clip)
+    with pytest.raises(ValueError, match="has no KL"):
+        methods.tree_rpo(sft=0.1, beta=0.1)
+
+
 def test_a_mix_trains_in_the_loop_and_its_ratio_starts_at_1() -> None:
     done, _ = trained(
         toy.Policy(torch.float64, excited=True),
