@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from flowrl import data
 from flowrl.collect import Collected, collect
 from flowrl.data import Prompts
 from flowrl.dist import World
-from flowrl.recipe import Recipe
+from flowrl.recipe import OptimSpec, Recipe
 from flowrl.rewards import total
 from flowrl.rewards.base import Reward, Scores, State
 from flowrl.samplers import Plan
@@ -28,15 +28,16 @@ from flowrl.witness import Witness, difference, watched
 
 log = logging.getLogger("flowrl")
 T = TypeVar("T")
+M = TypeVar("M")
 
 
 @dataclass(frozen=True)
-class Parts:
-    """What a run is made of. rewards: name -> (reward, factor)."""
+class Parts(Generic[M]):
+    """What a run is made of. method: of this loop or of another (`flowrl.direct`);  rewards: name -> (reward, factor)."""
 
     recipe: Recipe
     policy: Policy
-    method: Method
+    method: M
     rewards: Mapping[str, tuple[Reward, float]]
     prompts: Prompts
     world: World
@@ -81,7 +82,7 @@ class Session:
         self.seconds, self.iteration = state["seconds"], iteration
 
 
-def begin(parts: Parts, sizes: Sizes) -> Session:
+def begin(parts: Parts[Any], sizes: Sizes) -> Session:
     """A session at iteration 0."""
     weights = Weights(parts.policy, parts.method.weights)
     spec = parts.recipe.optim
@@ -90,9 +91,7 @@ def begin(parts: Parts, sizes: Sizes) -> Session:
     # what sizes were derived from: a resumed run that still agrees goes on with the sizes it had come down to
     asked = parts.recipe.sizes
     geometry = [parts.world.size, parts.method.updates, asked.prompts, asked.group, asked.slice, asked.batch]
-    return Session(
-        weights, optimizer, sizes, {"rewards": states, "advantage": parts.method.advantage.init()}, books={"geometry": geometry}
-    )
+    return Session(weights, optimizer, sizes, {"rewards": states, **parts.method.init()}, books={"geometry": geometry})
 
 
 def within_memory(session: Session, attempt: Callable[[Sizes], T]) -> T:
@@ -112,10 +111,18 @@ def shrink(session: Session) -> None:
     log.warning("out of memory: going on with slices of <= %d rows and blocks of <= %d", session.sizes.slice, session.sizes.batch)
 
 
-def chosen(parts: Parts, iteration: int) -> Prompts:
+def chosen(parts: Parts[Any], iteration: int) -> Prompts:
     """The prompts of an iteration: a pure function of (seed, iteration)."""
     recipe = parts.recipe
     return parts.prompts.take(data.batch(len(parts.prompts), recipe.sizes.prompts, recipe.run.seed, iteration))
+
+
+def warmed(session: Session, spec: OptimSpec) -> float:
+    """Set this iteration's learning rate, and return it."""
+    lr = spec.lr * min(1.0, (session.iteration + 1) / max(1, spec.warmup))
+    for group in session.optimizer.param_groups:
+        group["lr"] = lr
+    return lr
 
 
 def batches(plans: list[Plan]) -> list[list[int]]:
@@ -126,16 +133,14 @@ def batches(plans: list[Plan]) -> list[list[int]]:
     return list(groups.values())
 
 
-def iterate(parts: Parts, session: Session) -> dict[str, float]:
+def iterate(parts: Parts[Method], session: Session) -> dict[str, float]:
     """One iteration: returns its row of metrics. Out of memory in the rollout begins it again with half as many rows a call."""
     started = time.perf_counter()
     it, method = session.iteration, parts.method
     prompts = chosen(parts, it)
     sigmas = parts.policy.sigmas(parts.recipe.policy.steps)
     plans = [method.plan_at(it, sigmas, slot) for slot in range(len(prompts))]
-    lr = parts.recipe.optim.lr * min(1.0, (it + 1) / max(1, parts.recipe.optim.warmup))
-    for group in session.optimizer.param_groups:
-        group["lr"] = lr
+    lr = warmed(session, parts.recipe.optim)
     row: dict[str, float] = {"iteration": it}
     for slots in batches(plans):
         new = _batch(parts, session, prompts.take(slots), torch.tensor(slots), plans[slots[0]])
@@ -157,7 +162,7 @@ def _accumulate(row: dict[str, float], new: Mapping[str, float], share: float) -
             row[name] = row.get(name, 0.0) + value * (1.0 if name.startswith("seconds/") else share)
 
 
-def _batch(parts: Parts, session: Session, prompts: Prompts, slots: Tensor, plan: Plan) -> dict[str, float]:
+def _batch(parts: Parts[Method], session: Session, prompts: Prompts, slots: Tensor, plan: Plan) -> dict[str, float]:
     """Prompts that share a plan, through all stages."""
     method, policy, world, run = parts.method, parts.policy, parts.world, parts.recipe.run
     noise = Source(run.seed, session.iteration)

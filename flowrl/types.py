@@ -69,7 +69,17 @@ class Policy(Protocol):
 
     def latent_shape(self) -> tuple[int, ...]: ...
 
-    def decode(self, x0: Tensor) -> Tensor: ...
+    def decode(self, x0: Tensor) -> Tensor:
+        """uint8 [N, H, W, 3]: `images`, rounded."""
+        ...
+
+    def images(self, x0: Tensor) -> Tensor:
+        """float32 [N, H, W, 3] in [0, 1], with a graph where x0 has one."""
+        ...
+
+    def decode_rows(self) -> int:
+        """Images a decoder call without a graph has memory for."""
+        ...
 
     def lane(self, sigma: float) -> int: ...
 
@@ -227,3 +237,7 @@ class Method:
     updates: int = 1
     epochs: int = 1
     solver: Solver = solvers.euler
+
+    def init(self) -> State:
+        """What the method remembers from one iteration to the next, as it starts."""
+        return {"advantage": self.advantage.init()}
