@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -47,7 +49,7 @@ def parts(name: str, reward: Any = None, group: int = 4, **more: Any) -> Parts[A
         method=MethodSpec(name),
         policy=PolicySpec(steps=toy.STEPS),
         sizes=SizesSpec(prompts=4, group=group),
-        optim=OptimSpec(lr=1e-2),
+        optim=OptimSpec(lr=1e-2, max_norm=1e9),  # gradients as they are
         run=RunSpec(seed=0),
     )
     made = direct.TABLE[name](group=group, **{**SMALL[name], **more})
@@ -57,10 +59,6 @@ def parts(name: str, reward: Any = None, group: int = 4, **more: Any) -> Parts[A
 
 def session(of: Parts[Any], sizes: Sizes = Sizes(5, 8)) -> Session:  # noqa: B008
     return begin(of, sizes)
-
-
-def linear(weight: Tensor) -> direct.travel.__class__:  # pyright: ignore
-    return lambda x, sigma: x * weight
 
 
 # what is differentiated
@@ -109,7 +107,7 @@ def test_all_steps_of_draft_are_the_whole_sampler() -> None:
     weights = list(policy.network.parameters())
     found = torch.autograd.grad(x0.square().sum(), weights)
     x = x1
-    for here, there in zip(GRID[:-1], GRID[1:], strict=True):
+    for here, there in pairwise(GRID):
         u = policy.predict(x, here.float().expand(3), cond)
         assert isinstance(u, Tensor)
         x = x + (there - here).float() * u
@@ -119,19 +117,17 @@ def test_all_steps_of_draft_are_the_whole_sampler() -> None:
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("attached", [True, False])
-def test_gradcheck_of_a_whole_way(attached: bool) -> None:
-    weight = torch.randn(3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).requires_grad_()
-    x1 = torch.randn(2, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
-    frozen = weight.detach().clone()
+def test_gradcheck_of_a_whole_way_and_of_the_drift_of_one_step() -> None:
+    weight, frozen = (torch.randn(3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(s)) for s in (1, 2))
+    x1 = torch.randn(2, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
 
-    def run(w: Tensor) -> tuple[Tensor, Tensor]:
-        way = route(GRID, range(toy.STEPS) if attached else [toy.STEPS - 1], attached=attached)
-        return travel(
-            lambda x, s: torch.tanh(x @ w + s[:, None]), x1, way, reference=lambda x, s: torch.tanh(x @ frozen - s[:, None])
-        )
+    def network(w: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+        return lambda x, sigma: torch.tanh(x @ w + sigma[:, None])
 
-    assert torch.autograd.gradcheck(run, (weight,))
+    weight.requires_grad_()
+    assert torch.autograd.gradcheck(lambda w: travel(network(w), x1, route(GRID, range(toy.STEPS)))[0], (weight,))
+    one = Route((0.5, 0.0), (True,))
+    assert torch.autograd.gradcheck(lambda w: travel(network(w), x1, one, reference=network(frozen)), (weight,))
 
 
 def test_gradcheck_of_a_known_step() -> None:
@@ -259,23 +255,23 @@ def test_gradients_do_not_depend_on_sizes(name: str) -> None:
 
 @pytest.mark.parametrize("name", direct.TABLE)
 def test_an_image_without_a_score_leaves_the_mean(name: str) -> None:
-    """With the last prompt's scores NaN the gradient is that of a run without the prompt."""
+    """One prompt of four scored NaN: the gradient is 4 / 3 of a run's in which it is scored without any slope."""
 
-    def odd(images: Tensor, prompts: list[str], metadata: list[dict[str, float]]) -> Tensor:
-        lost = torch.tensor([p.endswith("south") for p in prompts])
-        return torch.where(lost, (images.sum((1, 2, 3)) * 0 - 1).sqrt(), towards(images, prompts, metadata))
+    def odd(lost: float) -> DifferentiableReward:
+        def reward(images: Tensor, prompts: list[str], metadata: list[dict[str, float]]) -> Tensor:
+            south = torch.tensor([p.endswith("south") for p in prompts])
+            # at -1 the value is NaN, and so is its slope
+            flat = (images.sum((1, 2, 3)) * 0 + torch.where(south, lost, 1.0)).sqrt()
+            return torch.where(south, flat, towards(images, prompts, metadata))
 
-    whole, few = parts(name, make(differentiable(odd), "toy")), parts(name)
-    few = replace(few, recipe=replace(few.recipe, sizes=SizesSpec(prompts=3, group=4)), prompts=ordered(whole)[:3])
-    whole = replace(whole, prompts=ordered(whole))
-    (some, row), (others, _) = gradients(whole, Sizes(16, 16)), gradients(few, Sizes(16, 16))
-    assert row["reward/invalid"] == 0.25
+        made = make(differentiable(reward), "toy")
+        assert isinstance(made, DifferentiableReward)
+        return made
+
+    (some, row), (others, flat) = (gradients(parts(name, odd(lost)), Sizes(3, 4)) for lost in (-1.0, 1.0))
+    assert (row["reward/invalid"], flat["reward/invalid"]) == (0.25, 0)
     for a, b in zip(some, others, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
-
-
-def ordered(of: Parts[Any]) -> Any:
-    return of.prompts
+        torch.testing.assert_close(a, b * 4 / 3, rtol=1e-4, atol=1e-6)
 
 
 def test_a_run_whose_images_cannot_be_scored_stops() -> None:
@@ -313,7 +309,7 @@ def test_the_gradient_of_the_drift_is_the_closed_form() -> None:
     cond = mine.encode([text for text in texts for _ in range(4)])
     x = torch.stack([Source(0, 0).normal((2,), p, g) for p in range(4) for g in range(4)])
     with torch.no_grad():
-        for here, there in zip(GRID[:-2], GRID[1:-1], strict=True):
+        for here, there in pairwise(GRID[:-1]):
             x = x + (there - here).float() * mine.predict(x, here.float().expand(16), cond)  # pyright: ignore
     level = GRID[-2].float().expand(16)
     loss = 2.0 * (mine.predict(x, level, cond) - base.predict(x, level, cond).detach()).square().mean()  # pyright: ignore

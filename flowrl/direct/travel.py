@@ -57,7 +57,7 @@ def route(sigmas: Sequence[float] | Tensor, steps: Collection[int], stop: int | 
 def travel(ask: Ask, x: Tensor, way: Route, path: Path = paths.flow, reference: Ask | None = None) -> tuple[Tensor, Tensor]:
     """Euler's steps from x [N, *d] at way.sigmas[0] down to 0: (x0 [N, *d], drift [N]).
 
-    drift: mean over trained steps and latent dims of (u - u_ref)^2, 0 without a reference.
+    drift: mean over trained steps and latent dims of (u - u_ref)^2, 0 without a reference; u_ref is a number to its gradient.
     Under torch.no_grad nothing keeps a graph, whatever the route says.
     """
     drift, graph = x.new_zeros(len(x)), torch.is_grad_enabled()
