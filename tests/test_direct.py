@@ -210,7 +210,7 @@ def test_a_method_improves_the_toy_reward(name: str) -> None:
     assert engine(of.method).rehearse(of, of.method.plan_at(0, GRID, 0)) >= 1
     state = session(of)
     rows = [engine(of.method).iterate(of, state) for _ in range(20)]
-    assert all(r["grad/norm"] > 0 and math.isfinite(r["loss/mean"]) for r in rows)
+    assert all(r["grad/norm"] > 0 and math.isfinite(r["loss/policy"]) for r in rows)
     start, end = (sum(r["reward/mean"] for r in some) / 3 for some in (rows[:3], rows[-3:]))
     assert end > start + 0.3, [r["reward/mean"] for r in rows]
 
@@ -250,7 +250,7 @@ def test_gradients_do_not_depend_on_sizes(name: str) -> None:
     for a, b in zip(some, others, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
     assert one["reward/mean"] == pytest.approx(other["reward/mean"], abs=1e-6)
-    assert one["loss/mean"] == pytest.approx(other["loss/mean"], abs=1e-6)
+    assert one["loss/policy"] == pytest.approx(other["loss/policy"], abs=1e-6)
 
 
 @pytest.mark.parametrize("name", direct.TABLE)
@@ -287,7 +287,7 @@ def test_drift_pulls_towards_the_reference() -> None:
     for beta in (1e-6, 30.0):
         of = parts("draft", beta=beta)
         state = session(of)
-        drifts.append([direct.iterate(of, state)["drift/mean"] for _ in range(12)])
+        drifts.append([direct.iterate(of, state)["kl/mean"] for _ in range(12)])
     assert drifts[0][0] == drifts[1][0] == 0
     assert 0 < drifts[1][-1] < 0.2 * drifts[0][-1]
 

@@ -220,7 +220,7 @@ def _row(parts: Parts[Direct], answers: Sequence[Answer], prompts: int) -> dict[
     scores = {name: Scores(v.where(v.isfinite(), math.nan), v.isfinite()) for name, v in values.items()}
     valid = max(sum(a.share * float(a.valid.sum()) for a in every), 1e-12)
     row = summary(scores, {name: factor for name, (_, factor) in parts.rewards.items()})
-    row["loss/mean"] = sum(a.loss for a in every) / valid
+    row["loss/policy"] = sum(a.loss for a in every) / valid
     if parts.method.beta:
-        row["drift/mean"] = sum(a.share * float(a.drift[a.valid].double().sum()) for a in every) / valid
+        row["kl/mean"] = sum(a.share * float(a.drift[a.valid].double().sum()) for a in every) / valid
     return row
