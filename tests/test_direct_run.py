@@ -10,6 +10,7 @@ import pytest
 import tinyrun
 import torch
 
+from flowrl import settings
 from flowrl.models import load_policy
 from flowrl.recipe import LoraSpec, MethodSpec, PolicySpec, Recipe, RewardSpec
 from flowrl.recipes.run import train
@@ -46,6 +47,21 @@ def test_clip_rises_on_held_out_prompts_when_it_is_followed(tmp_path: Path) -> N
     with tinyrun.one_thread():
         result = train(recipe(tmp_path / "run", MethodSpec("draft", {"k": 2}), "shapes", 10))
     assert result.gain is not None and result.gain["score"] > 0.01, result
+
+
+@pytest.mark.ci
+def test_two_processes_compute_what_one_does(tmp_path: Path) -> None:
+    """Three prompts of three images in slices of two: a group's images are dealt to both."""
+    odd = {"sizes.prompts": 3, "sizes.group": 3, "optim.eps": 1e-2, "evaluate.images": 1}
+    made = [settings.resolve(recipe(tmp_path / name, DRAFT, tinyrun.model(), 2), odd) for name in ("one", "two")]
+    processes = [*tinyrun.together(1, tmp_path / "one", made[0]), *tinyrun.together(2, tmp_path / "two", made[1])]
+    assert [tinyrun.ended(p) for p in processes] == [0, 0, 0]
+    assert [tinyrun.told(tmp_path / "two", rank)["error"] for rank in (0, 1)] == [None, None]
+    one, two = (tinyrun.final(tmp_path / name)[1]["weights"]["current"] for name in ("one", "two"))
+    for a, b in zip(one, two, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+    means = [[r["reward/mean"] for r in tinyrun.rows(tmp_path / name)] for name in ("one", "two")]
+    assert means[0] == pytest.approx(means[1], abs=1e-5)
 
 
 def test_a_reward_without_gradient_stops_the_run_before_it_begins(tmp_path: Path) -> None:
