@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from torch import Tensor
 from flowrl.collect import Features, collect
 from flowrl.data import Prompts
 from flowrl.dist import World
-from flowrl.recipe import Recipe
+from flowrl.recipe import OptimSpec, Recipe
 from flowrl.replay import RatioError, Work, anchored, form
 from flowrl.rewards import total
 from flowrl.rewards.base import Reward, Scores, State
@@ -29,25 +29,26 @@ from flowrl.witness import Witness, difference, watched
 
 log = logging.getLogger("flowrl")
 T = TypeVar("T")
+M = TypeVar("M")
 
 
 @dataclass(frozen=True)
-class Parts:
-    """What a run is made of. rewards: name -> (reward, factor);  selection: of prompts, and of how many images each gets;
-    resized: the method at another group size, for a selection that gives prompts groups of their own;  features: of images, for
-    advantages that want them."""
+class Parts(Generic[M]):
+    """What a run is made of. method: of this loop or of another (`flowrl.direct`);  rewards: name -> (reward, factor);
+    selection: of prompts, and of how many images each gets;  resized: the method at another group size, for a selection that gives
+    prompts groups of their own;  features: of images, for advantages that want them."""
 
     recipe: Recipe
     policy: Policy
-    method: Method
+    method: M
     rewards: Mapping[str, tuple[Reward, float]]
     prompts: Prompts
     world: World
     selection: Selection = field(default_factory=uniform)
-    resized: Callable[[int], Method] | None = None
+    resized: Callable[[int], M] | None = None
     features: Features | None = None
 
-    def sized(self, group: int) -> Method:
+    def sized(self, group: int) -> M:
         """Raises: ValueError where the method is known at the recipe's group size only."""
         if group == self.recipe.sizes.group:
             return self.method
@@ -99,17 +100,8 @@ class Session:
         self.seconds, self.iteration = state["seconds"], iteration
 
 
-def begin(parts: Parts, sizes: Sizes) -> Session:
-    """A session at iteration 0.
-
-    Raises: ValueError for more optimizer steps than prompts, where the objective compares the images of a prompt.
-    """
-    updates, prompts = parts.method.updates, parts.recipe.sizes.prompts
-    if updates > prompts and not parts.method.objective.separable:
-        raise ValueError(
-            f"{updates} optimizer steps a rollout over {prompts} prompts: this objective compares the images of a prompt, which "
-            f"cannot be parted; use more prompts or --set method.args.updates={prompts}"
-        )
+def begin(parts: Parts[Any], sizes: Sizes) -> Session:
+    """A session at iteration 0."""
     weights = Weights(parts.policy, parts.method.weights)
     spec = parts.recipe.optim
     optimizer = torch.optim.AdamW(weights.parameters, lr=spec.lr, betas=spec.betas, eps=spec.eps, weight_decay=spec.weight_decay)
@@ -117,7 +109,7 @@ def begin(parts: Parts, sizes: Sizes) -> Session:
     # what sizes were derived from: a resumed run that still agrees goes on with the sizes it had come down to
     asked = parts.recipe.sizes
     geometry = [parts.world.size, parts.method.updates, asked.prompts, asked.group, asked.slice, asked.batch]
-    memory = {"rewards": states, "advantage": parts.method.advantage.init(), "selection": parts.selection.init()}
+    memory = {"rewards": states, "selection": parts.selection.init(), **parts.method.init()}
     return Session(weights, optimizer, sizes, memory, books={"geometry": geometry})
 
 
@@ -138,11 +130,19 @@ def shrink(session: Session) -> None:
     log.warning("out of memory: going on with slices of <= %d rows and blocks of <= %d", session.sizes.slice, session.sizes.batch)
 
 
-def choose(parts: Parts, iteration: int, state: State) -> Chosen:
+def choose(parts: Parts[Any], iteration: int, state: State) -> Chosen:
     """The prompts of an iteration: a pure function of (seed, iteration) and of what the selection remembers."""
     recipe = parts.recipe
     noise = Source(recipe.run.seed, iteration)
     return parts.selection.choose(parts.prompts, recipe.sizes.prompts, recipe.sizes.group, noise, state)
+
+
+def warmed(session: Session, spec: OptimSpec) -> float:
+    """Set this iteration's learning rate, and return it."""
+    lr = spec.lr * min(1.0, (session.iteration + 1) / max(1, spec.warmup))
+    for group in session.optimizer.param_groups:
+        group["lr"] = lr
+    return lr
 
 
 def batches(plans: list[Plan]) -> list[list[int]]:
@@ -153,7 +153,7 @@ def batches(plans: list[Plan]) -> list[list[int]]:
     return list(groups.values())
 
 
-def iterate(parts: Parts, session: Session) -> dict[str, float]:
+def iterate(parts: Parts[Method], session: Session) -> dict[str, float]:
     """One iteration: returns its row of metrics. Out of memory in the rollout begins it again with half as many rows a call."""
     started = time.perf_counter()
     it = session.iteration
@@ -162,9 +162,7 @@ def iterate(parts: Parts, session: Session) -> dict[str, float]:
     sigmas = parts.policy.sigmas(parts.recipe.policy.steps)
     methods = [parts.method] * len(prompts) if chosen.group is None else [parts.sized(int(g)) for g in chosen.group]
     plans = [method.plan_at(it, sigmas, slot) for slot, method in enumerate(methods)]
-    lr = parts.recipe.optim.lr * min(1.0, (it + 1) / max(1, parts.recipe.optim.warmup))
-    for group in session.optimizer.param_groups:
-        group["lr"] = lr
+    lr = warmed(session, parts.recipe.optim)
     row: dict[str, float] = {"iteration": it, **{f"selection/{name}": value for name, value in chosen.metrics.items()}}
     works: list[Work] = []
     told: dict[int, Earned] = {}
@@ -197,7 +195,7 @@ def _accumulate(row: dict[str, float], new: Mapping[str, float], share: float) -
 
 
 def _collect(
-    parts: Parts, session: Session, method: Method, prompts: Prompts, slots: Tensor, plan: Plan, number: int
+    parts: Parts[Method], session: Session, method: Method, prompts: Prompts, slots: Tensor, plan: Plan, number: int
 ) -> tuple[Work, dict[str, float], list[Earned]]:
     """Prompts that share a plan, from rollout to queries, with their row of metrics and what each of them earned."""
     policy, world, run = parts.policy, parts.world, parts.recipe.run
@@ -241,7 +239,7 @@ def _collect(
     return work, row, earned(got.outcome, credit)
 
 
-def _train(parts: Parts, session: Session, works: list[Work]) -> dict[str, float]:
+def _train(parts: Parts[Method], session: Session, works: list[Work]) -> dict[str, float]:
     """The optimizer steps of an iteration."""
     method, run = parts.method, parts.recipe.run
     noise, clock = Source(run.seed, session.iteration), time.perf_counter()

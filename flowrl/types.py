@@ -69,7 +69,17 @@ class Policy(Protocol):
 
     def latent_shape(self) -> tuple[int, ...]: ...
 
-    def decode(self, x0: Tensor) -> Tensor: ...
+    def decode(self, x0: Tensor) -> Tensor:
+        """uint8 [N, H, W, 3]: `images`, rounded."""
+        ...
+
+    def images(self, x0: Tensor) -> Tensor:
+        """float32 [N, H, W, 3] in [0, 1], with a graph where x0 has one."""
+        ...
+
+    def decode_rows(self) -> int:
+        """Images a decoder call without a graph has memory for."""
+        ...
 
     def lane(self, sigma: float) -> int: ...
 
@@ -249,3 +259,16 @@ class Method:
     epochs: int = 1
     solver: Solver = solvers.euler
     features: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises: ValueError for a weight set that something needs and nothing declares."""
+        wanted = {*self.objective.needs, self.sample_from, self.export} - {"current"}
+        if missing := sorted(wanted - set(self.weights)):
+            raise ValueError(
+                f"the method needs the weight set {missing[0]!r} and declares {', '.join(sorted(self.weights)) or 'none'}: a KL or "
+                f'a contrast needs something to compare with; add weights={{"{missing[0]}": WeightSet("frozen")}}'
+            )
+
+    def init(self) -> State:
+        """What the method remembers from one iteration to the next, as it starts."""
+        return {"advantage": self.advantage.init()}

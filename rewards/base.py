@@ -77,3 +77,17 @@ class Reward(Protocol):
     def init(self) -> State: ...
 
     def __call__(self, samples: Samples, state: State) -> tuple[Scores, State]: ...
+
+
+@runtime_checkable
+class WithGraph(Protocol):
+    """Something that says how its score changes with the image."""
+
+    def with_graph(self, images: Tensor, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> Tensor:
+        """images float [N, (T,) H, W, 3] in [0, 1] -> scores [N], differentiable in images; NaN where it could not score."""
+        ...
+
+
+@runtime_checkable
+class DifferentiableReward(Reward, WithGraph, Protocol):
+    """A reward that can be trained on by its gradient: `with_graph` agrees with the scores of the images rounded to 8 bits."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import difflib
 import importlib
 import importlib.resources
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,10 +20,14 @@ EMBEDDED = "shapes-clip"
 
 @dataclass(frozen=True)
 class Clip:
-    """f(images uint8 [N, (T,) H, W, 3], prompts, metadata) -> cosines float32 [N]. Built by `clip`."""
+    """f(images uint8 [N, (T,) H, W, 3], prompts, metadata) -> cosines float32 [N]. Built by `clip`.
+
+    preprocess: open_clip's own, of a picture;  prepare: the same of float [N, 3, H, W] in [0, 1], differentiable.
+    """
 
     model: nn.Module
     preprocess: Callable[[Image.Image], Tensor]
+    prepare: Callable[[Tensor], Tensor]
     tokenize: Callable[[list[str]], Tensor]
     device: str
     batch: int
@@ -32,15 +36,30 @@ class Clip:
     def __call__(self, images: np.ndarray, prompts: list[str], metadata: list[dict[str, Any]]) -> Tensor:
         del metadata
         frames = images.reshape(-1, *images.shape[-3:])
-        # the images of a group share their prompt, which is encoded once
-        row = {prompt: index for index, prompt in enumerate(dict.fromkeys(prompts))}
-        distinct = list(row)
         # float32 even inside a trainer's autocast: half precision moves a cosine by 2e-4, more than the spread of many a group
         with torch.autocast(self.device.partition(":")[0], enabled=False):
             picture = torch.cat([self._pictures(frames[cut]) for cut in _cuts(len(frames), self.batch)])
+            return self._cosine(picture, prompts).cpu()
+
+    def with_graph(self, images: Tensor, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> Tensor:
+        """Cosines [N] of float images [N, (T,) H, W, 3] in [0, 1], differentiable in them, on the images' device.
+
+        Within 2e-3 of the scores of the rounded images: Pillow rounds to 8 bits after resizing.
+        """
+        del metadata
+        frames = images.reshape(-1, *images.shape[-3:]).permute(0, 3, 1, 2).to(self.device)
+        with torch.autocast(self.device.partition(":")[0], enabled=False):
+            return self._cosine(self._unit("encode_image", self.prepare(frames.float())), prompts).to(images.device)
+
+    def _cosine(self, picture: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Mean over the frames [N * T, D] of each prompt's image."""
+        # the images of a group share their prompt, which is encoded once
+        row = {prompt: index for index, prompt in enumerate(dict.fromkeys(prompts))}
+        distinct = list(row)
+        with torch.no_grad():
             text = torch.cat([self._texts(distinct[cut]) for cut in _cuts(len(distinct), self.batch)])
-            text = text[torch.tensor([row[prompt] for prompt in prompts], device=text.device)]
-            return torch.einsum("nfd,nd->nf", picture.unflatten(0, (len(images), -1)), text).mean(1).cpu()
+        text = text[torch.tensor([row[prompt] for prompt in prompts], device=text.device)]
+        return torch.einsum("nfd,nd->nf", picture.unflatten(0, (len(prompts), -1)), text).mean(1)
 
     def _pictures(self, frames: np.ndarray) -> Tensor:
         return self._unit("encode_image", torch.stack([self.preprocess(Image.fromarray(frame)) for frame in frames]))
@@ -95,7 +114,34 @@ def clip(variant: str | None = None, device: str = "cpu", batch: int = 64) -> Cl
         ) from error
     transform = open_clip.transform
     preprocess = transform.image_transform_v2(transform.PreprocessCfg(**model.visual.preprocess_cfg), is_train=False)
-    return Clip(model.eval().requires_grad_(False), preprocess, open_clip.get_tokenizer(name), device, batch)
+    tokenize = open_clip.get_tokenizer(name)
+    return Clip(model.eval().requires_grad_(False), preprocess, _differentiable(preprocess), tokenize, device, batch)
+
+
+class _Size(NamedTuple):
+    """What open_clip asks a picture for."""
+
+    size: tuple[int, int]
+
+
+def _differentiable(preprocess: Any) -> Callable[[Tensor], Tensor]:
+    """open_clip's validation transform for tensors [N, 3, H, W] in [0, 1]: the same resize, crop and normalisation."""
+    functional = importlib.import_module("torchvision.transforms.functional")
+
+    def prepare(x: Tensor) -> Tensor:
+        for part in preprocess.transforms:
+            kind = type(part).__name__
+            if kind == "ResizeKeepRatio":
+                height, width = x.shape[-2:]
+                x = functional.resize(x, part.get_params(_Size((width, height)), part.size, part.longest), part.interpolation)
+            elif kind == "CenterCropOrPad":
+                x = type(part)(part.size, fill=part.fill / 255)(x)
+            elif kind not in ("MaybeConvertMode", "MaybeToTensor"):
+                # bicubic overshoots, and 8 bits do not
+                x = part(x.clamp(0, 1))
+        return x
+
+    return prepare
 
 
 def _open_clip() -> Any:

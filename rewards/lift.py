@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .base import Samples, Scores, State
+from .base import Samples, Scores, State, WithGraph
 
 Function = Callable[[np.ndarray, list[str], list[dict[str, Any]]], Any]
 """f(images uint8 [N, (T,) H, W, 3], prompts, metadata) -> N floats, prompt-major; NaN or None where it could not score."""
@@ -77,6 +77,61 @@ class Lifted:
                 "which is infinite in float32; return a finite number, or NaN where it could not score"
             )
         return values
+
+
+@dataclass(frozen=True)
+class LiftedWithGraph:
+    """A function that knows its gradient, as a DifferentiableReward. scores: the function lifted;  function: its own."""
+
+    scores: Lifted
+    function: WithGraph
+
+    @property
+    def name(self) -> str:
+        return self.scores.name
+
+    def init(self) -> State:
+        return self.scores.init()
+
+    def __call__(self, samples: Samples, state: State) -> tuple[Scores, State]:
+        return self.scores(samples, state)
+
+    def with_graph(self, images: Tensor, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> Tensor:
+        """Raises: RewardError if the function raises; TypeError or ValueError if its result is not a tensor [N]."""
+        try:
+            result = self.function.with_graph(images, list(prompts), [dict(m) for m in metadata])
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            raise RewardError(f"reward {self.name!r} failed on {len(images)} images: {type(error).__name__}: {error}") from error
+        if not isinstance(result, Tensor):
+            raise TypeError(f"reward {self.name!r} returned {_short(result)}; return a tensor of {len(images)} scores with a graph")
+        if result.shape != (len(images),):
+            shape = list(result.shape)
+            raise ValueError(f"reward {self.name!r} returned scores of shape {shape} for {len(images)} images; return shape [N]")
+        return result
+
+
+@dataclass(frozen=True)
+class Differentiable:
+    """A torch function of float images, scoring uint8 images like any other; see `differentiable`."""
+
+    function: Callable[[Tensor, list[str], list[dict[str, Any]]], Tensor]
+
+    def with_graph(self, images: Tensor, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> Tensor:
+        return self.function(images, list(prompts), [dict(m) for m in metadata])
+
+    @torch.no_grad()
+    def __call__(self, images: np.ndarray, prompts: list[str], metadata: list[dict[str, Any]]) -> Tensor:
+        return self.function(torch.from_numpy(images).float() / 255, prompts, metadata)
+
+
+def differentiable(function: Callable[[Tensor, list[str], list[dict[str, Any]]], Tensor]) -> Differentiable:
+    """Marks f(images float [N, (T,) H, W, 3] in [0, 1], prompts, metadata) -> tensor [N] as one whose gradient may be trained on.
+
+    What it returns is a reward function of uint8 images as well, so methods that only need scores take it too.
+    """
+    return Differentiable(function)
 
 
 def _floats(name: str, result: Any) -> list[float]:

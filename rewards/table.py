@@ -14,8 +14,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from .base import Reward
-from .lift import Lifted
+from .base import Reward, WithGraph
+from .lift import Differentiable, Lifted, LiftedWithGraph
 
 HERE = __name__.rpartition(".")[0]
 
@@ -74,7 +74,7 @@ def make(spec: str | Callable[..., Any] | Reward, name: str | None = None, devic
     """The reward a spec names, loaded and ready. Its `name` is the spec as written (a function's __name__), or `name`.
 
     spec: a name of TABLE with an optional ":variant"; "module:name" or "file.py:function"; a function
-    f(images uint8 [N, (T,) H, W, 3], prompts, metadata) -> N floats, prompt-major; or a Reward.
+    f(images uint8 [N, (T,) H, W, 3], prompts, metadata) -> N floats, prompt-major; one marked by `differentiable`; or a Reward.
     device: where rewards with a network of their own put it.
 
     Raises: ValueError for an unknown name, module or function; FileNotFoundError for a missing file; TypeError if not callable.
@@ -104,10 +104,12 @@ def _lift(value: Any, name: str) -> Reward:
     if not callable(value):
         what = type(value).__name__
         raise TypeError(f"reward {name!r} is a {what}, which cannot be called; give a function of (images, prompts, metadata)")
-    return Lifted(name, value)
+    scores = Lifted(name, value)
+    return LiftedWithGraph(scores, value) if isinstance(value, WithGraph) else scores
 
 
 def _called(value: Any) -> str:
+    value = value.function if isinstance(value, Differentiable) else value
     return str(getattr(value, "__name__", type(value).__name__))
 
 

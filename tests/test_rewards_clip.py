@@ -203,3 +203,64 @@ def test_the_embedded_model_is_found_without_installing(monkeypatch: pytest.Monk
         monkeypatch.setattr(module, "EMBEDDED", "no-such-model")
         clip()
     assert str(Path(str(module.__file__)).resolve().parent.parent / "assets" / "no-such-model") in str(caught.value)
+
+
+@pytest.mark.parametrize("mode", ["shortest", "longest", "squash"])
+@pytest.mark.parametrize("size", [(32, 32), (64, 64), (40, 56), (20, 30)])
+def test_float_images_score_as_their_rounded_pixels_do(folder: Path, tmp_path: Path, mode: str, size: tuple[int, int]) -> None:
+    """Pillow rounds and clamps to 8 bits after each of its two passes and torch does not: half a level of 255 in most pixels,
+    two and a half beside the hard edge."""
+    config = json.loads((folder / "open_clip_config.json").read_text())
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({**config, "preprocess_cfg": {**PREPROCESS, "resize_mode": mode}}))
+    (tmp_path / "open_clip_pytorch_model.bin").symlink_to(folder / "open_clip_pytorch_model.bin")
+    scorer, images = clip(f"local-dir:{tmp_path}"), smooth(5, *size)
+    exact = torch.from_numpy(images).float() / 255
+    for image, float_image in zip(images, exact, strict=True):
+        expected = scorer.preprocess(Image.fromarray(image))
+        found = scorer.prepare(float_image.permute(2, 0, 1)[None])[0]
+        off = (found - expected).abs() * 255 * 0.2  # levels, at the smallest std
+        assert off.max() < 2.5 and off.mean() < 0.5
+    torch.testing.assert_close(
+        scorer.with_graph(exact, PROMPTS, [{}] * 5),
+        scorer(images, PROMPTS, [{}] * 5),
+        rtol=0,
+        atol=1e-6 if size == (32, 32) else 2e-3,
+    )
+
+
+def smooth(count: int, height: int, width: int) -> np.ndarray:
+    """Pictures with slopes and one hard edge."""
+    y, x = np.mgrid[:height, :width]
+    waves = [np.sin(x / (4 + i) + c) * np.cos(y / (5 + c)) for i in range(count) for c in range(3)]
+    out = (127.5 + 120 * np.stack(waves).reshape(count, 3, height, width).transpose(0, 2, 3, 1)).astype(np.uint8)
+    out[:, height // 3 :, : width // 2] = (250, 10, 40)
+    return out
+
+
+def test_the_gradient_of_a_score_is_its_slope(folder: Path) -> None:
+    """Along its own gradient the score rises as fast as the gradient says."""
+    scorer = clip(f"local-dir:{folder}")
+    images = (torch.from_numpy(smooth(2, 40, 56)).float() / 255).clamp(0.1, 0.9).requires_grad_()
+    score = scorer.with_graph(images, PROMPTS[:2], [{}] * 2)
+    (gradient,) = torch.autograd.grad(score.sum(), images)
+    assert score.requires_grad and gradient.shape == images.shape
+    norm = gradient.flatten(1).norm(dim=1)
+    assert (norm > 0).all() and not any(p.requires_grad for p in scorer.model.parameters())
+    step = 1e-2 * gradient / norm.view(-1, 1, 1, 1)
+    with torch.no_grad():
+        risen = scorer.with_graph(images + step, PROMPTS[:2], [{}] * 2) - scorer.with_graph(images - step, PROMPTS[:2], [{}] * 2)
+    torch.testing.assert_close(risen, 2e-2 * norm, rtol=0.05, atol=1e-6)
+
+
+def test_a_video_scores_the_mean_of_its_frames_with_a_graph(folder: Path) -> None:
+    scorer = clip(f"local-dir:{folder}")
+    frames = torch.from_numpy(smooth(6, 32, 32)).float() / 255
+    whole = scorer.with_graph(frames.unflatten(0, (2, 3)), PROMPTS[:2], [{}] * 2)
+    each = scorer.with_graph(frames, [p for p in PROMPTS[:2] for _ in range(3)], [{}] * 6)
+    torch.testing.assert_close(whole, each.unflatten(0, (2, 3)).mean(1), rtol=0, atol=1e-6)
+
+
+def test_clip_is_a_differentiable_reward(folder: Path) -> None:
+    made = rewards.make(f"clip:local-dir:{folder}")
+    assert isinstance(made, rewards.DifferentiableReward) and made.name == f"clip:local-dir:{folder}"
+    assert not isinstance(rewards.make("jpeg_compressibility"), rewards.DifferentiableReward)

@@ -19,7 +19,7 @@ from flowrl.collect import Collected, collect
 from flowrl.data import Prompts
 from flowrl.dist import World
 from flowrl.models.noise_head import NoiseHead
-from flowrl.rewards import make
+from flowrl.rewards import differentiable, make
 from flowrl.samplers import Plan, chains, comb, laws, paths, schedules, tree
 from flowrl.samplers.noise import Source
 from flowrl.sizes import Block, Sizes, cut
@@ -85,9 +85,14 @@ class Policy:
         return (2,)
 
     def decode(self, x0: Tensor) -> Tensor:
-        pixels = torch.zeros(len(x0), 1, 1, 3, dtype=torch.uint8)
-        pixels[:, 0, 0, :2] = (128 + SCALE * x0).round().clamp(0, 255).to(torch.uint8)
-        return pixels
+        return (self.images(x0) * 255).round().to(torch.uint8)
+
+    def images(self, x0: Tensor) -> Tensor:
+        pixels = ((128 + SCALE * x0) / 255).clamp(0, 1)
+        return torch.cat([pixels, torch.zeros_like(pixels[:, :1])], 1)[:, None, None]
+
+    def decode_rows(self) -> int:
+        return 12
 
     def lane(self, sigma: float) -> int:
         return 0
@@ -111,7 +116,15 @@ def direction(images: np.ndarray, prompts: list[str], metadata: list[dict[str, f
     return [x * math.cos(m["angle"]) + y * math.sin(m["angle"]) for (x, y), m in zip(at, metadata, strict=True)]
 
 
+def slope(images: Tensor, prompts: list[str], metadata: list[dict[str, float]]) -> Tensor:
+    """`direction`, of float images and with a graph."""
+    at = (images[:, 0, 0, :2] * 255 - 128) / SCALE
+    angle = torch.tensor([m["angle"] for m in metadata], dtype=at.dtype)
+    return (at * torch.stack([angle.cos(), angle.sin()], 1)).sum(1)
+
+
 REWARD = make(direction, "toy")
+SMOOTH = make(differentiable(slope), "toy")
 
 
 def plan(kind: Literal["chains", "tree", "comb", "ode"], group: int = 3) -> Plan:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from flowrl.direct import Direct
     from flowrl.samplers import Plan
     from flowrl.samplers.solvers import Solver
     from flowrl.types import Method
@@ -70,18 +71,17 @@ def save(path: Path, plans: Mapping[str, tuple[Plan, Solver]]) -> None:
     drawing.picture(plans).savefig(path, dpi=200)
 
 
-def build(name: str, settings: Sequence[str] = (), group: int = 12) -> Method:
+def build(name: str, settings: Sequence[str] = (), group: int = 12) -> Method | Direct:
     """The method a command line names, with `settings` ("window=4") as its arguments.
 
     Raises: ValueError for an unknown name or argument, with the nearest there are.
     """
-    from flowrl.methods import TABLE
     from flowrl.recipe import MethodSpec, Recipe
-    from flowrl.recipes.build import method
+    from flowrl.recipes.build import METHODS, method
     from flowrl.settings import arguments, resolve
 
     recipe = resolve(Recipe(), {"method.name": name})
     args = resolve(recipe, [f"method.args.{text}" for text in settings]).method.args
-    if name in TABLE:
-        arguments(TABLE[name], args, where="")
+    if name in METHODS:
+        arguments(METHODS[name], args, where="")
     return method(MethodSpec(name, args), group)

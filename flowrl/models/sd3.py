@@ -214,9 +214,12 @@ class SD3Policy:
     @torch.no_grad()
     def decode(self, x0: Tensor) -> Tensor:
         """Latents [N, *d] -> uint8 [N, H, W, 3], decoded in pieces of DECODE_PIXELS."""
+        return torch.cat([(self.images(part) * 255).round().to(torch.uint8) for part in x0.split(self.decode_rows())])
+
+    def decode_rows(self) -> int:
+        """Images a decoder call without a graph has memory for."""
         _, height, width = self.latent_shape()
-        rows = max(1, DECODE_PIXELS // (height * width * self.pipe.vae_scale_factor**2))
-        return torch.cat([(self.images(part) * 255).round().to(torch.uint8) for part in x0.split(rows)])
+        return max(1, DECODE_PIXELS // (height * width * self.pipe.vae_scale_factor**2))
 
     def images(self, x0: Tensor) -> Tensor:
         """Latents [N, *d] -> float32 [N, H, W, 3] in [0, 1], in one piece, with a graph where x0 has one.

@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from typing import Any
 
-from flowrl import data, methods, selection, settings
+from flowrl import data, direct, methods, selection, settings
 from flowrl.data import Prompts
+from flowrl.direct import Direct
 from flowrl.recipe import DataSpec, MethodSpec, Recipe, SelectionSpec
 from flowrl.rewards import make
 from flowrl.rewards.base import Reward
@@ -31,26 +32,30 @@ def imported(name: str, what: str) -> Any:
         raise ValueError(f"{what} {name!r} could not be imported: {error}") from error
 
 
-def method(spec: MethodSpec, group: int) -> Method:
+METHODS: dict[str, Callable[..., Method | Direct]] = {**methods.TABLE, **direct.TABLE}
+"""Every method by name: those that compare images, and those that follow their reward's gradient."""
+
+
+def method(spec: MethodSpec, group: int) -> Method | Direct:
     """The method a spec names, with its arguments checked against the function's own.
 
     Raises: ValueError for an unknown name or argument, a group too small to compare, or arguments the method refuses.
     """
-    if group < SMALLEST:
+    if group < SMALLEST and spec.name not in direct.TABLE:
         raise ValueError(
             f"sizes.group is {group}: a group of {group} has nothing to compare with, so every advantage is 0; "
             f"use at least {SMALLEST}"
         )
-    make_method = methods.TABLE.get(spec.name) or (imported(spec.name, "method") if ":" in spec.name else None)
+    make_method = METHODS.get(spec.name) or (imported(spec.name, "method") if ":" in spec.name else None)
     if make_method is None:
-        near = _near(spec.name, methods.TABLE)
-        raise ValueError(f"method {spec.name!r} is unknown{near}; there are: {', '.join(methods.TABLE)}, or module:function")
+        near = _near(spec.name, METHODS)
+        raise ValueError(f"method {spec.name!r} is unknown{near}; there are: {', '.join(METHODS)}, or module:function")
     if "group" in spec.args:
         raise ValueError("the group size is sizes.group; take method.args.group out")
     return make_method(**settings.arguments(make_method, {**spec.args, "group": group}))
 
 
-def resized(spec: MethodSpec) -> Callable[[int], Method]:
+def resized(spec: MethodSpec) -> Callable[[int], Method | Direct]:
     """The method at any group size; each is built once."""
     return cache(partial(method, spec))
 

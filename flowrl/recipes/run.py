@@ -23,17 +23,16 @@ from flowrl.display import Display
 from flowrl.dist import World
 from flowrl.folder import RunFolder, write_atomic
 from flowrl.heldout import Judged, judge
-from flowrl.loop import Parts, Session, begin, choose, iterate, within_memory
+from flowrl.loop import Parts, Session, begin, choose, within_memory
 from flowrl.models import load_policy
 from flowrl.recipe import Recipe
 from flowrl.report import write as write_report
 from flowrl.rewards.base import Reward
-from flowrl.samplers import Plan, rollout
-from flowrl.samplers.noise import Source
 from flowrl.sizes import Sizes, cut, derive, describe
-from flowrl.types import Credit, Policy
+from flowrl.types import Policy
 
 from . import build
+from .engine import engine
 from .gallery import SHOWN, save_images, save_sheet
 
 log = logging.getLogger("flowrl")
@@ -175,24 +174,13 @@ def _sizes(parts: Parts) -> tuple[Sizes, str]:
     """Slices and blocks for this plan, and a line that says so."""
     recipe, world = parts.recipe, parts.world
     plan = parts.method.plan_at(0, parts.policy.sigmas(recipe.policy.steps), 0)
-    _rehearse(parts, plan)
+    held = engine(parts.method).rehearse(parts, plan)
     # what a selection has against the prompts is said now as well
     choose(parts, 0, parts.selection.init())
-    count, most = recipe.sizes.prompts * len(plan.roots), parts.policy.rows_that_fit()
+    count, most = recipe.sizes.prompts * len(plan.roots), max(1, parts.policy.rows_that_fit() // held)
     sizes = derive(recipe.sizes, count, parts.method.updates, world.size, most)
     blocks = cut(plan, recipe.sizes.prompts, sizes, parts.method.updates, world.size)
     return sizes, describe(sizes, blocks, plan, recipe.sizes.prompts, world.size, parts.method.updates)
-
-
-def _rehearse(parts: Parts, plan: Plan) -> None:
-    """What an objective has against a plan is said now, not after the first evaluation and rollout."""
-
-    def predict(x: torch.Tensor, sigma: torch.Tensor, slot: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
-        return (x, x) if parts.recipe.policy.noise_head else x
-
-    record = rollout(plan, predict, 1, (1,), lambda slot, node: torch.zeros(1), path=parts.policy.path)
-    nothing = torch.zeros(1, len(plan.parent))
-    parts.method.objective.queries(record, Credit(nothing, nothing, nothing), Source(0, 0))
 
 
 class _Jury:
@@ -281,7 +269,7 @@ def _loop(parts: Parts, session: Session, jury: _Jury, folder: RunFolder) -> boo
     jury.seconds = jury.seconds or session.books.get("before", {}).get("seconds", 0.0)
     began = time.perf_counter() - session.books.get("elapsed", jury.seconds)
     title = f"{recipe.method.name} on {recipe.policy.model}"
-    saved = session.iteration
+    saved, iterate = session.iteration, engine(parts.method).iterate
 
     def save() -> None:
         session.books["elapsed"] = time.perf_counter() - began

@@ -1,0 +1,47 @@
+"""Which loop a method belongs to: the one place that asks for its type."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+
+from flowrl import direct, loop
+from flowrl.direct import Direct
+from flowrl.loop import Parts, Session
+from flowrl.samplers import Plan, rollout
+from flowrl.samplers.noise import Source
+from flowrl.types import Credit, Method
+
+
+class Engine(NamedTuple):
+    """iterate: one iteration, its row of metrics;  rehearse: raises what method, plan and rewards have against each other, and
+    returns how many network calls' graphs a training row keeps at once."""
+
+    iterate: Callable[[Parts[Any], Session], dict[str, float]]
+    rehearse: Callable[[Parts[Any], Plan], int]
+
+
+def engine(method: Method | Direct) -> Engine:
+    return Engine(direct.iterate, direct.rehearse) if isinstance(method, Direct) else Engine(loop.iterate, _rehearse)
+
+
+def _rehearse(parts: Parts[Method], plan: Plan) -> int:
+    """What an objective has against a plan, and against so many optimizer steps, is said now, not after the first evaluation and
+    rollout.
+    """
+    updates, prompts, objective = parts.method.updates, parts.recipe.sizes.prompts, parts.method.objective
+    if updates > prompts and not objective.separable:
+        raise ValueError(
+            f"{updates} optimizer steps a rollout over {prompts} prompts: this objective compares the images of a prompt, which "
+            f"cannot be parted; use more prompts or --set method.args.updates={prompts}"
+        )
+
+    def predict(x: torch.Tensor, sigma: torch.Tensor, slot: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        return (x, x) if parts.recipe.policy.noise_head else x
+
+    record = rollout(plan, predict, 1, (1,), lambda slot, node: torch.zeros(1), path=parts.policy.path)
+    nothing = torch.zeros(1, len(plan.parent))
+    objective.queries(record, Credit(nothing, nothing, nothing), Source(0, 0))
+    return 1
