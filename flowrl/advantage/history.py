@@ -28,5 +28,7 @@ def tracked(
     a = torch.zeros_like(r)
     for i, text in enumerate(prompts):
         values = torch.tensor(seen[text], dtype=torch.float64) if len(seen[text]) >= least else pooled
+        if not len(values):
+            continue
         a[i] = torch.where(valid[i], (r[i] - values.mean()) / (values.std(correction=0) + eps), 0)
     return a.float(), seen
