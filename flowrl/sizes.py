@@ -64,16 +64,25 @@ def cut(plan: Plan, prompts: int, sizes: Sizes, updates: int, processes: int, wh
     """All units of a batch as blocks: `updates` parts of equal size, each dealt to the processes in turn.
 
     Where there are fewer units than parts, some parts have none: batch `number` of an iteration begins with the part and the
-    process of that number, so that small batches share them out.  whole: a prompt's units stay in one part, as a loss that
-    compares them needs.
+    process of that number, so that small batches share them out.  whole: a prompt's units stay in one part and in one process,
+    as a loss that compares them needs.
     """
     every = units(plan, prompts)
-    atoms = every.view(prompts, -1, 2) if whole else every[:, None]
-    blocks: list[Block] = []
-    for part, mine in enumerate(torch.tensor_split(atoms, min(updates, len(atoms)))):
-        for i, block in enumerate(mine.flatten(0, 1).split(sizes.batch)):
-            blocks.append(Block(block, (i + number) % processes, (part + number) % updates))
-    return blocks
+    if not whole:
+        parts = [list(mine.split(sizes.batch)) for mine in torch.tensor_split(every, min(updates, len(every)))]
+        dealt = [[(i, block) for i, block in enumerate(part)] for part in parts]
+    else:
+        per = max(1, sizes.batch // len(plan.roots))
+        groups = torch.tensor_split(every.view(prompts, -1, 2), min(updates, prompts))
+        dealt = [
+            [(i, block) for i, some in enumerate(mine.split(per)) for block in some.flatten(0, 1).split(sizes.batch)]
+            for mine in groups
+        ]
+    return [
+        Block(block, (i + number) % processes, (part + number) % updates)
+        for part, blocks in enumerate(dealt)
+        for i, block in blocks
+    ]
 
 
 def describe(sizes: Sizes, blocks: Sequence[Block], plan: Plan, prompts: int, processes: int, updates: int) -> str:

@@ -153,7 +153,8 @@ class Queries:
     group [E]: the edge's prompt, as its slot in the iteration's list; node [E]: the node it leads to, or the leaf that is
       re-noised; draw [E]: which re-noising of that leaf. What a coupled loss takes together is told by these.
     slices: row indices of each network call, in order; block: the rollout's block each belongs to.
-    share [E]: how much an edge's step counts beside others (`objectives.scales`); no part of the denominator. None: alike.
+    share, kl_share [E]: how much an edge's step counts beside others (`objectives.scales`), of the policy and of the KL; no part of
+      the denominator. None: alike.
     """
 
     row_prompt: Tensor
@@ -176,6 +177,7 @@ class Queries:
     slices: Sequence[Tensor]
     block: Sequence[int]
     share: Tensor | None = None
+    kl_share: Tensor | None = None
     kl_scale: float = 1.0
 
 

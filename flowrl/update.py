@@ -49,7 +49,8 @@ def normalised(queries: Sequence[Queries | None], parts: Sequence[Sequence[int]]
 
 def _scaled(q: Queries, policy: Tensor, kl: Tensor) -> Queries:
     share = 1.0 if q.share is None else q.share
-    return replace(q, weight=q.weight * policy * share, kl_weight=q.kl_weight * kl, share=None)
+    kl_share = 1.0 if q.kl_share is None else q.kl_share
+    return replace(q, weight=q.weight * policy * share, kl_weight=q.kl_weight * kl * kl_share, share=None, kl_share=None)
 
 
 def step(optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter], max_norm: float, world: World) -> float:

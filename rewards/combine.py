@@ -14,7 +14,8 @@ def total(scores: Mapping[str, Scores], weights: Mapping[str, float]) -> Scores:
     """Weighted sum of scores, invalid wherever one of them is.
 
     values = sum over names of weights[name] * scores[name].values, in float64, rounded to float32 once, so the order of names
-    does not show. parts: {name: values [P, L]} unweighted, and "name/part" for the parts a score has itself.
+    does not show. A weight of 0: the score is a part and nothing else, valid or not.
+    parts: {name: values [P, L]} unweighted, and "name/part" for the parts a score has itself.
 
     Raises: ValueError if there is nothing to add, if names, shapes or devices differ, or a weight is not finite.
     """
@@ -30,8 +31,9 @@ def total(scores: Mapping[str, Scores], weights: Mapping[str, float]) -> Scores:
     for name in sorted(scores):
         if not math.isfinite(weights[name]):
             raise ValueError(f"the weight of {name!r} is {weights[name]}; give a finite number")
-        value = value + weights[name] * scores[name].values.double()
-        valid = valid & scores[name].valid
+        if weights[name]:
+            value = value + weights[name] * scores[name].values.double()
+            valid = valid & scores[name].valid
     parts = {name: score.values for name, score in scores.items()}
     parts |= {f"{name}/{part}": values for name, score in scores.items() for part, values in score.parts.items()}
     return Scores(value.float().masked_fill(~valid, math.nan), valid, parts)

@@ -40,6 +40,8 @@ class Plan:
     mix [n], in (0, 1]: how much of a node's noise is its own: z = sqrt(1 - mix^2) shared + mix own, where siblings (or all roots)
     share; 1: independent. z stays N(0, I), and so does every edge's density.
 
+    watched [n]: nodes whose states are recorded although no noisy step touches them.
+
     Raises: ValueError where a plan could not work: levels that rise or leave [0, 1], twins without noise, a noisy edge with std 0,
     a mix outside (0, 1].
     """
@@ -51,6 +53,7 @@ class Plan:
     guard: float
     label: Tensor | None = None
     mix: Tensor | None = None
+    watched: Tensor | None = None
 
     def __post_init__(self) -> None:
         n, has = len(self.parent), self.parent >= 0
@@ -69,7 +72,7 @@ class Plan:
         quiet = list(zip(self.parent[has & ~self.noisy].tolist(), self.sigma[has & ~self.noisy].tolist(), strict=True))
         if len(set(quiet)) < len(quiet):
             raise ValueError("a state branches without noise: its children would be identical; make the step noisy or drop a child")
-        for name, values in (("label", self.label), ("mix", self.mix)):
+        for name, values in (("label", self.label), ("mix", self.mix), ("watched", self.watched)):
             if values is not None and len(values) != n:
                 raise ValueError(f"{name} has {len(values)} entries for a plan of {n} nodes; it needs one a node")
         if self.mix is not None and not ((self.mix > 0) & (self.mix <= 1)).all():
@@ -114,8 +117,9 @@ class Plan:
 
     @cached_property
     def kept(self) -> Tensor:
-        """Nodes whose states are recorded: parents and children of recorded edges, and leaves."""
-        return torch.cat([self.rows, self.edges, self.leaves]).unique()
+        """Nodes whose states are recorded: parents and children of recorded edges, leaves, and watched ones."""
+        watched = self.leaves if self.watched is None else self.watched.nonzero().flatten()
+        return torch.cat([self.rows, self.edges, self.leaves, watched]).unique()
 
     @cached_property
     def depth(self) -> Tensor:
@@ -204,5 +208,5 @@ class Plan:
     @cached_property
     def key(self) -> tuple[object, ...]:
         """Equal for plans that do the same thing, whatever objects they were built from."""
-        parts = (self.sigma, self.parent, self.noisy, self.label, self.mix, *self.coefficients(self.edges))
+        parts = (self.sigma, self.parent, self.noisy, self.label, self.mix, self.watched, *self.coefficients(self.edges))
         return (self.guard, *(None if t is None else tuple(t.tolist()) for t in parts))

@@ -473,41 +473,48 @@ MUTANTS = (
         "test_inference.py",
     ),
     Mutant(
-        "sample: the seed's own image is not the first",
-        "flowrl/choice.py",
-        "seed if i == 0 else noise",
-        "noise",
-        "test_cli.py"
-        # direct reward gradients
+        "sample: the seed's own image is not the first", "flowrl/choice.py", "seed if i == 0 else noise", "noise", "test_cli.py"
+    ),
+    # direct reward gradients
+    Mutant(
         "a step without training keeps its graph",
         "flowrl/direct/travel.py",
         "torch.set_grad_enabled(graph and trained)",
         "torch.set_grad_enabled(graph)",
         "test_golden_direct.py",
-        "the network's input keeps its graph",
-        "flowrl/direct/travel.py",
-        "x.detach(), sigma",
-        "x, sigma",
-        "test_golden_direct.pySRPO recovers with the start's noise",
+    ),
+    Mutant(
+        "the network's input keeps its graph", "flowrl/direct/travel.py", "x.detach(), sigma", "x, sigma", "test_golden_direct.py"
+    ),
+    Mutant(
+        "SRPO recovers with the start's noise",
         "flowrl/direct/schemes.py",
         "return (x - near * x1) / path.alpha(near)",
         "return (x - far * x1) / path.alpha(far)",
         "test_golden_direct.py",
+    ),
+    Mutant(
         "kappa of the wrong place",
         "flowrl/direct/schemes.py",
         "[m - place - reach]",
         "[m - place]",
         "test_golden_direct.py",
+    ),
+    Mutant(
         "images without a score count in the mean",
         "flowrl/direct/loop.py",
         "p.grad.mul_(scale)",
         "p.grad.mul_(1.0)",
         "test_direct.py",
+    ),
+    Mutant(
         "slope of an image without a score is kept",
         "flowrl/direct/loop.py",
         "view(-1, *[1] * (found.ndim - 1)), found, 0)",
         "view(-1, *[1] * (found.ndim - 1)), found, found)",
         "test_direct.py",
+    ),
+    Mutant(
         "float images are not normalised for CLIP",
         "rewards/clip.py",
         'not in ("MaybeConvertMode", "MaybeToTensor")',

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from flowrl import direct
 from flowrl.direct import Direct, Known, Loss, Route, Truncated, route, travel
-from flowrl.loop import Parts, Session, begin
+from flowrl.loop import Parts, Session, begin, choose
 from flowrl.recipe import MethodSpec, OptimSpec, PolicySpec, Recipe, RunSpec, SizesSpec
 from flowrl.recipes import build
 from flowrl.recipes.engine import engine
@@ -305,7 +305,7 @@ def test_the_gradient_of_the_drift_is_the_closed_form() -> None:
     direct.iterate(of, state)
     mine, base = toy.Policy(), toy.Policy()
     mine.network.load_state_dict(before.state_dict())
-    texts = direct.loop.chosen(of, 0).text
+    texts = of.prompts.take(choose(of, 0, of.selection.init()).index).text
     cond = mine.encode([text for text in texts for _ in range(4)])
     x = torch.stack([Source(0, 0).normal((2,), p, g) for p in range(4) for g in range(4)])
     with torch.no_grad():

@@ -124,6 +124,32 @@ def slope(images: Tensor, prompts: list[str], metadata: list[dict[str, float]]) 
 
 
 REWARD = make(direction, "toy")
+
+
+SHRINK = 0.125
+
+
+def success(images: np.ndarray, prompts: list[str], metadata: list[dict[str, float]]) -> list[float]:
+    """`direction`, brought into [0, 1]."""
+    return [min(max(0.5 + SHRINK * d, 0.0), 1.0) for d in direction(images, prompts, metadata)]
+
+
+SUCCESS = make(success, "toy")
+
+
+def nearness(images: np.ndarray, prompts: list[str], metadata: list[dict[str, float]]) -> list[float]:
+    """How close an image lies to the origin: what the other reward holds against going far."""
+    return (-(((images[:, 0, 0, :2].astype(float) - 128) / SCALE) ** 2).sum(1)).tolist()
+
+
+OTHER = make(nearness, "other")
+
+
+def features(images: np.ndarray) -> np.ndarray:
+    """Where an image lies, away from the origin so that directions differ."""
+    return images[:, 0, 0, :2].astype(np.float32) + 1
+
+
 SMOOTH = make(differentiable(slope), "toy")
 
 

@@ -9,7 +9,7 @@ Statistics are taken in float64; what is invalid takes no part in them and gets 
 from .control import Adaptive, Gardo, Gated, Unlikely
 from .credit import Composed, Granular, Group, WinRate, rewards, settled, weighed
 from .diversity import adapted, diverse, drifted, gate, nearest, uncertainty
-from .group import Estimate, best, best_worst, center, raw, rloo, zscore
+from .group import Estimate, best, best_worst, center, quasi, raw, rloo, zscore
 from .history import tracked
 from .leafwise import BestOf, Bundled, Dcpo, San, Spo, Tracked, carried
 from .ported import d3s, gpg, mc, min_norm, ngrpo, noon, pama, pass_at_k, san, tempo, treepo, unlikely
@@ -81,6 +81,7 @@ __all__ = [
     "path_sums",
     "peers",
     "pooled",
+    "quasi",
     "raw",
     "rewards",
     "riskpo",

@@ -133,3 +133,20 @@ def best_worst(r: Tensor, valid: Tensor | None = None, compat: str | None = None
         for row in (equal & (valid.sum(1) > 1)).nonzero().flatten():
             a[row, valid[row].nonzero().flatten()[:2]] = torch.tensor([-1.0, 1.0])
     return a
+
+
+def quasi(r: Tensor, valid: Tensor | None = None, power: float = 0.8) -> Tensor:
+    """(r - mean) / (mean |r - mean|^p)^(1/p), [P, L] -> float32 [P, L]: with p < 1 a group whose rewards lie close together but for
+    a few counts less than by its std. A group of equal rewards gets 0.
+
+    Raises: ValueError for a power that is not positive.
+    Source: Neighbor-GRPO (2511.16955), group-level quasi-norm reweighting, p = 0.8.
+    Differs: written from the text, which gives p.
+    """
+    if power <= 0:
+        raise ValueError(f"a quasi-norm of power {power:g}: give a positive one (published: 0.8)")
+    r, valid = masked(r, valid)
+    centred = torch.where(valid, r - moments(r, valid, (1,), 0)[0], 0)
+    count = valid.sum(1, keepdim=True).clamp(min=1)
+    norm = ((centred.abs() ** power).sum(1, keepdim=True) / count) ** (1 / power)
+    return ratio(centred, norm).float()

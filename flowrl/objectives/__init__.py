@@ -7,6 +7,7 @@ from .dgpo import DGPO, balanced, dgpo
 from .dppo import DPPO, dppo, outward
 from .groupwise import Disco, Reg, contrast, disco, hinge, reg, standardised
 from .matching import Matching, Mixed, best_leaf, matching, mixed
+from .neighbor import Neighbor, chosen_by_distance, neighbor
 from .nft import NFT, nft, nft_terms, probability
 from .preference import DPO, dpo, paired
 from .ratio import clipped, estimated_kl, forward_kl, surrogate_kl, tempered
@@ -29,11 +30,13 @@ __all__ = [
     "LogitNormal",
     "Matching",
     "Mixed",
+    "Neighbor",
     "Reg",
     "Surrogate",
     "awm",
     "balanced",
     "best_leaf",
+    "chosen_by_distance",
     "cispo",
     "clip",
     "clipped",
@@ -54,6 +57,7 @@ __all__ = [
     "likelihood",
     "matching",
     "mixed",
+    "neighbor",
     "nft",
     "nft_terms",
     "outward",

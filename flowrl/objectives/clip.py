@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ class Clip(OnRecord):
     """mean of clipped(log rho, A) + beta KL to the frozen "reference"; see `clipped` and `surrogate_kl`.
 
     low, high: clip range of rho on the per-element mean log-ratio (the field's 1e-5 to 1e-3).  scale: how much a step counts, by
-      the plan's edges; see `scales`.
+      the plan's edges; see `scales`.  kl_scale: the same of the KL.
 
     kl: "exact", of the two Gaussians of a step, or "forward", RAPO's estimate (`forward_kl`).
 
@@ -36,6 +36,7 @@ class Clip(OnRecord):
     compat: str | None = None
     scale: Scale | None = None
     kl: KL = "exact"
+    kl_scale: Scale | None = None
     learnable = True
 
     def __post_init__(self) -> None:
@@ -63,9 +64,10 @@ def clip(
     compat: str | None = None,
     scale: Scale | None = None,
     kl: KL = "exact",
+    kl_scale: Scale | None = None,
 ) -> Clip:
     """See `Clip`; high None: as low."""
-    return Clip(low, low if high is None else high, dual, beta, compat, scale, kl)
+    return Clip(low, low if high is None else high, dual, beta, compat, scale, kl, kl_scale)
 
 
 def guarded(log_ratio: Tensor, drift: Tensor, s: Tensor, compat: str | None = None) -> Tensor:
@@ -84,7 +86,8 @@ def guarded(log_ratio: Tensor, drift: Tensor, s: Tensor, compat: str | None = No
 
 @dataclass(frozen=True)
 class Guard(OnRecord):
-    """Clip on `guarded`, each edge divided by sigma - sigma': steps share one spread of the ratio and one size of the gradient.
+    """Clip on `guarded`, each edge divided by sigma - sigma' (by "step") or by |b| (by "slope", Precise): steps share one spread of
+    the ratio and one size of the gradient.
 
     low, high: clip range; the published 2e-6 to 4e-6 is finer than a difference of two log-densities resolves, so the guarded
     ratio is formed at once as <(mean - mean_old)(x' - mean_old)> / s.
@@ -96,9 +99,12 @@ class Guard(OnRecord):
     low: float
     high: float
     beta: float = 0.0
+    by: Literal["step", "slope"] = "step"
 
     def __post_init__(self) -> None:
         resolvable(self.low, self.high)
+        if self.by not in ("step", "slope"):
+            raise ValueError(f'guard divides by "step" or by "slope", not by {self.by!r}')
 
     def measure(self, batch: Batch, u: Mapping[str, Tensor]) -> Tensor:
         """[E, 2]: guarded log-ratio, KL to the reference (0 without beta)."""
@@ -111,9 +117,11 @@ class Guard(OnRecord):
 
     def loss(self, batch: Batch, m: Tensor) -> Loss:
         ratio, kl = m.unbind(1)
-        policy = (batch.weight * clipped(ratio, batch.advantage, self.low, self.high) / batch.delta).sum()
+        share = batch.delta if self.by == "step" else batch.b.abs()
+        policy = (batch.weight * clipped(ratio, batch.advantage, self.low, self.high) / share).sum()
         return penalised(batch, policy, ratio, kl, beyond(ratio, self.low, self.high), self.beta)
 
 
-def guard(low: float = 2e-6, high: float | None = None, beta: float = 0.0) -> Guard:
-    return Guard(low, low if high is None else high, beta)
+def guard(low: float = 2e-6, high: float | None = None, beta: float = 0.0, by: Literal["step", "slope"] = "step") -> Guard:
+    """See `Guard`; high None: as low."""
+    return Guard(low, low if high is None else high, beta, by)

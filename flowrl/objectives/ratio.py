@@ -40,12 +40,12 @@ def surrogate_kl(u: Tensor, u_ref: Tensor, b: Tensor, s: Tensor) -> Tensor:
     return (b**2 / (2 * s**2)).to(u) * mean_each((u - u_ref) ** 2)
 
 
-def recorded(rollout: Rollout, credit: Credit, scale: Scale | None = None) -> Queries:
+def recorded(rollout: Rollout, credit: Credit, scale: Scale | None = None, kl_scale: Scale | None = None) -> Queries:
     """The recorded slices of a rollout as queries: rows are recorded states, edges their noisy children walked here."""
     plan = rollout.plan
     a, b, s = plan.coefficients(plan.edges, rollout.path)
     steps = Steps(plan.sigma[plan.parent[plan.edges]], plan.sigma[plan.edges], b, s, plan.guard)
-    share = None if scale is None else scale(steps).float()
+    share, kl_share = (None if s is None else s(steps).float() for s in (scale, kl_scale))
     a, b, s = (t.float() for t in (a, b, s))
     kept = {int(n): i for i, n in enumerate(plan.kept)}
     children = [[e for e, n in enumerate(plan.edges.tolist()) if int(plan.parent[n]) == int(r)] for r in plan.rows]
@@ -79,6 +79,7 @@ def recorded(rollout: Rollout, credit: Credit, scale: Scale | None = None) -> Qu
         slices=[torch.arange(i, j) for i, j in zip(starts, ends, strict=True)],
         block=[s.block for s in rollout.slices],
         share=None if share is None else share[edge],
+        kl_share=None if kl_share is None else kl_share[edge],
     )
 
 
@@ -166,12 +167,14 @@ def penalised(batch: Batch, policy: Tensor, ratio: Tensor, kl: Tensor, cut: Tens
 class OnRecord:
     """Objectives that ask at the recorded states of a plan with noisy steps.
 
-    beta: strength of a KL to the "reference".  scale: how much each step counts, None: alike.
+    beta: strength of a KL to the "reference".  scale, kl_scale: how much each step counts, of the policy and of the KL; None:
+    alike.
     """
 
     separable = True
     beta: float = 0.0
     scale: Scale | None = None
+    kl_scale: Scale | None = None
     learnable = False
     """Whether it has a form for learned noise."""
 
@@ -186,7 +189,7 @@ class OnRecord:
             raise ValueError(
                 f"{type(self).__name__.lower()} has no form for learned noise, whose std changes with the weights; use clip"
             )
-        return recorded(rollout, credit, self.scale)
+        return recorded(rollout, credit, self.scale, self.kl_scale)
 
 
 def resolvable(low: float, high: float) -> None:
