@@ -212,7 +212,7 @@ MUTANTS = (
     Mutant(
         "invalid leaves counted as 0", TREES, "= r, valid.double()", "= r, torch.ones_like(valid).double()", "test_advantage.py"
     ),
-    Mutant("quiet edges are rivals", TREES, "plan.noisy.double(), label", "label", "test_advantage.py"),
+    Mutant("quiet edges are rivals", "samplers/plan.py", "self.noisy.double(), label", "label", "test_advantage.py"),
     Mutant(
         "one failed reward is forgiven", CREDIT, "for name in counted]).all(0)", "for name in counted]).any(0)", "test_advantage.py"
     ),

@@ -34,6 +34,7 @@ class Direct:
     sample_from: str = field(default="current", init=False)
     export: str = field(default="current", init=False)
     solver: Solver = field(default=solvers.euler, init=False)
+    features: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
         if self.group < 1 or self.updates < 1 or self.beta < 0:

@@ -36,8 +36,8 @@ class Neighbor:
     that of its neighbour i, by distance (`chosen_by_distance`); A is the neighbour's.
 
     For quiet plans whose states are watched (`methods.neighbor_grpo`). anchors: images of a prompt whose states are asked, drawn
-    anew each iteration.  clip: range of the ratio.  old: whether pi_old is taken under the weight set "old"; without it the ratio is
-    1, which is right for the one optimizer step after a rollout.
+    anew each iteration.  clip: range of the ratio.  old: whether pi_old is taken under the weight set "old"; without it the ratio
+    is 1, which is right for the one optimizer step after a rollout.
 
     Raises: ValueError for fewer than 1 anchor, or a clip or width that is not positive; while asking, for more anchors than images.
     Source: Neighbor-GRPO (2511.16955).
