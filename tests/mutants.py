@@ -243,7 +243,11 @@ MUTANTS = (
     Mutant("clip on the wrong side", RATIO, "torch.maximum(-advantage", "torch.minimum(-advantage", "test_objectives.py"),
     Mutant("dual clip for good samples", RATIO, "torch.where(advantage < 0", "torch.where(advantage > 0", "test_objectives.py"),
     Mutant(
-        "prediction detached", RATIO, 'now = u["current"][batch.row]', 'now = u["current"].detach()[batch.row]', "test_objectives.py"
+        "prediction detached",
+        RATIO,
+        'now = u["current"][batch.row]',
+        'now = u["current"].detach()[batch.row]',
+        "test_objectives.py",
     ),
     Mutant("KL with b, not b^2", RATIO, "(b**2 / (2 * s**2))", "(b / (2 * s**2))", "test_objectives.py"),
     Mutant(
@@ -252,9 +256,9 @@ MUTANTS = (
     Mutant("floor of the clip removed", RATIO, "if min(low, high) < floor:", "if False:", "test_objectives.py"),
     Mutant(
         "KL without its weight",
-        CLIP,
-        "self.high, self.dual)).sum()\n        total = policy + self.beta * (batch.kl_weight * kl)",
-        "self.high, self.dual)).sum()\n        total = policy + self.beta * (batch.weight * kl)",
+        RATIO,
+        "batch.kl_scale * (batch.kl_weight * kl)",
+        "batch.kl_scale * (batch.weight * kl)",
         "test_objectives.py",
     ),
     Mutant("NFT prefers what is bad", NFT, "(0.5 + advantage /", "(0.5 - advantage /", "test_golden.py"),
