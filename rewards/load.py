@@ -21,6 +21,8 @@ def load(spec: str, what: str, hint: str = "") -> Any:
 
     Raises: ValueError, FileNotFoundError: a sentence, where there is no such thing; whatever its module raises.
     """
+    if not FILE.fullmatch(spec) and not MODULE.fullmatch(spec):
+        raise ValueError(f"{what} {spec!r} cannot be found by that name; yours is written module:function or file.py:function")
     where, _, names = spec.rpartition(":")
     if FILE.fullmatch(spec):
         value: Any = _execute(present(spec, what), spec, what)
