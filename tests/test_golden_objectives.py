@@ -10,12 +10,13 @@ import torch
 from golden_reader import Case, load
 from torch import Tensor
 
-from flowrl import objectives
+from flowrl import advantage, objectives
 from flowrl.methods import warming
 from flowrl.objectives import pools
 from flowrl.rewards.adversarial import hinge, two_way
-from flowrl.samplers import kl
-from flowrl.types import Batch, Objective, WeightSet
+from flowrl.rewards.base import Scores
+from flowrl.samplers import chains, kl, laws, schedules
+from flowrl.types import Batch, Credit, Objective, Outcome, WeightSet
 from flowrl.weights import Weights
 
 DOUBLE = {"": (torch.float64, 1e-9), "_f32": (torch.float32, 2e-4)}
@@ -311,3 +312,15 @@ def test_the_discriminators_losses_are_adv_grpos() -> None:
     same(loss, case["clip_loss"])
     same(gradient(loss, real), case["grad_ref"])
     same(gradient(loss, fake), case["grad_gen"])
+
+
+def test_the_kl_controller_is_pref_grpos() -> None:
+    """One image an iteration, target 0.01, horizon 100; their coefficient starts at 0.04, ours is a factor of it."""
+    case = only("obj_gaussian_kl")
+    plan, one = chains(schedules.sd3(4), laws.ode(), (), 1), torch.ones(1, 5)
+    control = advantage.Adaptive(advantage.lift(lambda outcome: Credit(one, one, one)), 0.01, 100.0)
+    state, scores = control.init(), {"r": Scores(torch.zeros(1, 1), torch.ones(1, 1, dtype=torch.bool))}
+    for k, expected in zip(case["ctl_kl"].tolist(), case["ctl_beta"].tolist(), strict=True):
+        outcome = Outcome(plan, scores, {"r": 1.0}, ["a prompt"], [{}], torch.zeros(1), 0, metrics={"kl/mean": k})
+        credit, state = control.apply(outcome, state)
+        assert 0.04 * credit.kl_scale == pytest.approx(expected, rel=1e-9)
