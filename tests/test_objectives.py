@@ -271,6 +271,7 @@ class Coupled:
     """A loss over all edges together that no sum over slices can give."""
 
     separable = False
+    clips = False
     needs: Sequence[str] = ()
 
     def queries(self, rollout: Rollout, credit: Credit, noise: Source) -> Queries:
