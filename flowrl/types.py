@@ -278,7 +278,7 @@ class Method:
 
     @property
     def idle_clip(self) -> bool:
-        """Whether the objective's clip can never act: the only optimizer step of a rollout takes its gradient where the ratio is 1."""
+        """Whether the objective's clip can never act: the one optimizer step of a rollout takes its gradient at ratio 1."""
         return self.objective.clips and self.sample_from == "current" and self.updates * self.epochs == 1
 
     def init(self) -> State:

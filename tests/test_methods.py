@@ -119,6 +119,7 @@ def test_a_published_default_is_a_whole_method(name: str) -> None:
     assert plans_differ(method) == (name in MOVING)
 
 
+@pytest.mark.evidence("learns")
 @pytest.mark.parametrize("name", methods.TABLE)
 def test_a_method_starts_at_ratio_1_and_improves_the_toy_reward(name: str) -> None:
     of = parts(name)
