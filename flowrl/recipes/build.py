@@ -48,8 +48,8 @@ def method(spec: MethodSpec, group: int) -> Method | Direct:
         )
     make_method = METHODS.get(spec.name) or (imported(spec.name, "method") if ":" in spec.name else None)
     if make_method is None:
-        near = _near(spec.name, METHODS)
-        raise ValueError(f"method {spec.name!r} is unknown{near}; there are: {', '.join(METHODS)}, or module:function")
+        hint = near(spec.name, METHODS)
+        raise ValueError(f"method {spec.name!r} is unknown{hint}; there are: {', '.join(METHODS)}, or module:function")
     if "group" in spec.args:
         raise ValueError("the group size is sizes.group; take method.args.group out")
     return make_method(**settings.arguments(make_method, {**spec.args, "group": group}))
@@ -67,9 +67,9 @@ def chooser(spec: SelectionSpec) -> Selection:
     """
     make_selection = selection.TABLE.get(spec.name) or (imported(spec.name, "selection") if ":" in spec.name else None)
     if make_selection is None:
-        near = _near(spec.name, selection.TABLE)
+        hint = near(spec.name, selection.TABLE)
         raise ValueError(
-            f"data.selection.name {spec.name!r} is unknown{near}; there are: {', '.join(selection.TABLE)}, or module:function"
+            f"data.selection.name {spec.name!r} is unknown{hint}; there are: {', '.join(selection.TABLE)}, or module:function"
         )
     return make_selection(**settings.arguments(make_selection, spec.args, "data.selection.args"))
 
@@ -93,7 +93,7 @@ def fitting(recipe: Recipe) -> Selection:
     return made
 
 
-def _near(name: str, known: Mapping[str, Any]) -> str:
+def near(name: str, known: Mapping[str, Any]) -> str:
     import difflib
 
     close = difflib.get_close_matches(name, list(known), 1)
