@@ -48,12 +48,6 @@ def test_the_committed_file_is_what_the_tests_claim() -> None:
     assert committed() == claimed, f"a marked test came, went or does not pass; run {again}"
 
 
-def test_every_method_learns_in_the_loop() -> None:
-    from flowrl.recipes.build import METHODS
-
-    assert {name for name, kinds in committed().items() if "learns" in kinds} == set(METHODS)
-
-
 def test_a_mark_on_a_function_stands_for_all_its_cases_and_one_on_a_parameter_for_that() -> None:
     golden, learns = pytest.mark.evidence("golden", *KNOWN), pytest.mark.evidence("learns")
     derived = pytest.mark.evidence("derived", "mix_grpo")
