@@ -222,8 +222,13 @@ class Loss:
 
 
 class Objective(Protocol):
+    """separable: each edge's loss is its own.  clips: a bound on the ratio to the weights that sampled can cut an edge's gradient
+    off.
+    """
+
     needs: Sequence[str]
     separable: bool
+    clips: bool
 
     def queries(self, rollout: Rollout, credit: Credit, noise: Source) -> Queries: ...
 
@@ -270,6 +275,11 @@ class Method:
                 f"the method needs the weight set {missing[0]!r} and declares {', '.join(sorted(self.weights)) or 'none'}: a KL or "
                 f'a contrast needs something to compare with; add weights={{"{missing[0]}": WeightSet("frozen")}}'
             )
+
+    @property
+    def idle_clip(self) -> bool:
+        """Whether the objective's clip can never act: the one optimizer step of a rollout takes its gradient at ratio 1."""
+        return self.objective.clips and self.sample_from == "current" and self.updates * self.epochs == 1
 
     def init(self) -> State:
         """What the method remembers from one iteration to the next, as it starts."""

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from evidence import Recorder, gathered
 
 # Before anything imports torch or the hub's client; children inherit them.
 for _name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE", "DO_NOT_TRACK"):
@@ -20,6 +21,20 @@ def pytest_report_header() -> str:
     import flowrl
 
     return f"flowrl {flowrl.__version__} from {Path(flowrl.__file__).parent}"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--evidence", type=Path, metavar="FILE", help="write which tests showed what of which method")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.option.evidence is not None:
+        config.pluginmanager.register(Recorder(config.option.evidence.absolute()))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A claim for a method that does not exist stops the run here."""
+    gathered(items)
 
 
 @pytest.fixture(autouse=True)

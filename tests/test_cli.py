@@ -15,13 +15,16 @@ import pytest
 from PIL import Image
 
 import flowrl
-from flowrl.cli import screen
+from flowrl import direct, methods
+from flowrl.cli import catalog, screen
+from flowrl.cli import methods as explained
 from flowrl.cli.app import main
 from flowrl.cli.sample import parse_seeds
+from flowrl.methods.claims import NUMBERS
 from flowrl.recipe import Recipe, RewardSpec
 from flowrl.settings import dump, load
 
-COMMANDS = ("train", "sample", "score", "plan", "report")
+COMMANDS = ("train", "sample", "score", "methods", "plan", "report")
 
 
 @pytest.fixture(autouse=True)
@@ -249,6 +252,88 @@ def test_ctrl_c_is_no_traceback(monkeypatch: pytest.MonkeyPatch, trained: list[A
     monkeypatch.setattr(sys.modules["flowrl.recipes.run"], "train", stopped)
     assert call("train", "shapes") == 130
     assert "Traceback" not in capsys.readouterr().err
+
+
+NAMES = sorted({**methods.TABLE, **direct.TABLE})
+
+
+def test_methods_lists_every_one_within_80_columns_and_without_colours(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    for width in (80, 200):
+        monkeypatch.setenv("COLUMNS", str(width))
+        assert call("methods") == 0
+        said = capsys.readouterr().out
+        lines = said.splitlines()
+        assert "\x1b" not in said and max(map(len, lines)) <= width
+        assert sorted(line.split()[0] for line in lines if line.split() and line.split()[0] in NAMES) == NAMES
+        assert [line for line in lines if line.startswith(("Made for", "Ported", "Direct"))] == list(catalog.SECTIONS)
+    row = next(line for line in lines if line.startswith("tempflow_grpo "))
+    assert row.split()[:5] == ["tempflow_grpo", "comb", "group", "clip", "1"] and "2508.04324 TempFlow-GRPO as published" in row
+
+
+def test_methods_can_be_cut(capsys: pytest.CaptureFixture[str]):
+    assert call("methods", "--plain") == 0
+    head, *rows = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    assert sorted(row[0] for row in rows) == NAMES and {len(row) for row in rows} == {len(head)} == {9}
+    found = {row[0]: dict(zip(head, row, strict=True)) for row in rows}
+    assert {found[n]["samples"] for n in ("mix_grpo", "branch_grpo", "g2rpo", "awm")} == {"chains", "tree", "comb", "ODE"}
+    assert found["gspo"]["objective"] == "gspo" and found["mc_grpo"]["advantage"] == "mc" and found["refl"]["objective"] == "hinge"
+    assert all(row["updates"] == str({**methods.TABLE, **direct.TABLE}[n]().updates) for n, row in found.items())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_methods_explains_each(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert call("methods", name) == 0
+    said = capsys.readouterr().out
+    lines = said.splitlines()
+    assert lines[0] == name and f"  flowrl plan {name}" in lines and not any(line != line.rstrip() for line in lines)
+    for title in ("arguments", "made of", "evidence", "reported by its authors", "try"):
+        assert title in lines
+    one = catalog.entry(name)
+    flat = " ".join(said.split())
+    assert one.docs.source and all(" ".join(part.split()) in flat for part in (*one.docs.what, one.docs.source, *one.numbers))
+    assert all(test in said for tests in one.shown.values() for test in tests)
+    assert one.docs.summary.endswith(".") and ("cannot act" in said) == bool(getattr(one.method, "idle_clip", False))
+
+
+@pytest.mark.parametrize("name", ["srpo", "gardo", "flow_noise", "dance_grpo"])
+def test_the_commands_to_try_a_method_are_valid(name: str, trained: list[tuple[Recipe, str | None]]):
+    """Pasted into the command line they parse, and ask for what the method wants."""
+    look, train = (shlex.split(line)[1:] for line in explained.commands(catalog.entry(name)))
+    assert call(*train) == 0 and call(*look) == 0
+    [(recipe, _)] = trained
+    assert recipe.method.name == name and recipe.policy.noise_head == (name == "flow_noise")
+    assert ("clip" in [r.name for r in recipe.rewards]) == (name == "srpo")
+    assert any(r.weight == 0 for r in recipe.rewards) == (name == "gardo")
+
+
+def test_an_unknown_method_names_the_nearest(capsys: pytest.CaptureFixture[str]):
+    said = refused(capsys, "methods", "mixgrpo")
+    assert said == "error: method 'mixgrpo' is unknown (did you mean 'mix_grpo'?); flowrl methods lists all\n"
+
+
+def test_reported_numbers_are_of_methods_there_are():
+    assert set(NUMBERS) <= set(NAMES)
+
+
+def test_a_docstring_comes_apart():
+    def made() -> None:
+        """One thing. Another: with
+        a tail.
+
+        More of v1.5 things.
+
+        Raises: ValueError for
+        none.
+        Source: Paper (2501.12345), and 2401.00001.  Differs: in all.
+        """
+
+    found = catalog.docs(made)
+    assert found.what == ("One thing. Another: with a tail.", "More of v1.5 things.") and found.summary == "One thing."
+    assert (found.raises, found.source, found.differs) == ("ValueError for none.", "Paper (2501.12345), and 2401.00001.", "in all.")
+    assert found.paper == "2501.12345"
 
 
 def test_plan_shows_noisy_steps_and_cost(capsys: pytest.CaptureFixture[str]):

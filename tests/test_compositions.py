@@ -310,6 +310,7 @@ def test_a_gate_that_is_unknown_or_unscored() -> None:
     assert credit.advantage[0, CHAINS.leaves].tolist() == [3, 0, 0, 0] and leaves(credit) == [[1, 1, 1, 0]]
 
 
+@pytest.mark.evidence("derived", "gardo")
 def test_gardo_holds_what_is_hacked_and_favours_what_is_different() -> None:
     r = torch.tensor([[3.0, 2.0, 1.0, 0.0]], dtype=torch.float64)
     features = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [0.0, 1.0], [0.0, 1.0]]])

@@ -204,6 +204,7 @@ def test_every_method_has_a_row() -> None:
     assert not set(direct.TABLE) & set(build.methods.TABLE)
 
 
+@pytest.mark.evidence("learns")
 @pytest.mark.parametrize("name", direct.TABLE)
 def test_a_method_improves_the_toy_reward(name: str) -> None:
     of = parts(name)

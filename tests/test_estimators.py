@@ -178,6 +178,7 @@ def test_a_promise_that_is_not_made_does_not_hold(name: str) -> None:
 
 
 # ------------------------------------------------------------------ closed forms
+@pytest.mark.evidence("derived", "longcat")
 def test_the_largest_std_divides_all_groups() -> None:
     r = torch.tensor([[0.0, 2.0], [0.0, 20.0]])
     torch.testing.assert_close(adv.zscore(r, eps=0.0, std="max"), torch.tensor([[-0.1, 0.1], [-1.0, 1.0]]))
@@ -193,6 +194,7 @@ def test_leave_one_out_is_the_mean_of_the_others() -> None:
     assert adv.rloo(r, valid)[0].tolist() == [1 - 4, 2 - 3.5, 6 - 1.5, 0]
 
 
+@pytest.mark.evidence("derived", "gdpo")
 def test_gdpo_keeps_apart_what_a_sum_makes_equal() -> None:
     """Rewards (1, 0) and (0, 1), one rare and one common, have one sum; and more rewards make no larger advantages."""
     r = torch.tensor([[[1.0, 0.0, 0.0, 0.0]], [[0.0, 1.0, 1.0, 0.0]]], dtype=torch.float64)
@@ -212,6 +214,7 @@ def test_a_reward_is_estimated_over_what_it_could_score() -> None:
     assert a.tolist() == [[-2 - 10, 0, 2 + 10]]
 
 
+@pytest.mark.evidence("derived", "pref_grpo")
 def test_ties_lie_within_the_margin() -> None:
     verdicts = adv.wins(torch.tensor([[0.0, 0.05, 1.0, math.nan]]), margin=0.1)
     assert adv.win_rate(verdicts)[0, :3].tolist() == [0.25, 0.25, 1.0] and adv.win_rate(verdicts)[0, 3].isnan()
@@ -251,6 +254,7 @@ def test_d3s_is_the_largest_variance_of_all_subsets() -> None:
     assert adv.d3s(a, 9).all() and int(adv.d3s(torch.zeros(2, 4), 3).sum()) == 3
 
 
+@pytest.mark.evidence("derived", "gardo")
 def test_what_resembles_no_other_counts_more() -> None:
     features = torch.tensor([[[1.0, 0.0], [1.0, 0.0], [0.0, 2.0]]])
     d = adv.nearest(features)
@@ -261,6 +265,7 @@ def test_what_resembles_no_other_counts_more() -> None:
     assert adv.nearest(features, torch.tensor([[True, False, True]]))[0, 0] == pytest.approx(1)
 
 
+@pytest.mark.evidence("derived", "gardo")
 def test_the_gate_opens_where_the_others_disagree() -> None:
     """The first image has the best trained reward and the worst of the others."""
     r, other = torch.tensor([[3.0, 2.0, 1.0, 0.0]]), torch.tensor([[[0.0, 1.0, 2.0, 3.0]]])
@@ -330,3 +335,13 @@ def test_followed_quantiles_reach_those_of_the_scores() -> None:
     for _ in range(800):
         state = adv.followed(x, state, rate=1.0)
     assert state["quantiles"] == pytest.approx([5 * (k + 1) for k in range(19)], abs=1.5)
+
+
+@pytest.mark.evidence("derived", "neighbor_grpo")
+def test_a_quasi_norm_divides_by_its_power_mean() -> None:
+    r = torch.tensor([[1.0, 2.0, 6.0, math.nan], [3.0, 3.0, 3.0, 3.0]])
+    by_hand = (2**0.8 + 1 + 3**0.8) / 3
+    expected = torch.tensor([-2.0, -1.0, 3.0, 0.0]) / by_hand ** (1 / 0.8)
+    torch.testing.assert_close(adv.quasi(r)[0], expected)
+    assert (adv.quasi(r)[1] == 0).all()
+    torch.testing.assert_close(adv.quasi(r, power=2.0)[0], adv.zscore(r, eps=0.0)[0])

@@ -253,6 +253,7 @@ def test_pairs_join_the_best_with_the_worst_and_leave_the_rest() -> None:
     assert objectives.paired(group, node, node, advantage, weight).shape == (0, 2)  # other draws are no partners
 
 
+@pytest.mark.evidence("derived", "dgpo")
 def test_dgpos_sides_are_balanced_and_its_partition_function_cancels() -> None:
     """A constant added to every error of a group changes nothing: that is what the shared normaliser would do."""
     _, ro, _ = rolled()
@@ -266,6 +267,7 @@ def test_dgpos_sides_are_balanced_and_its_partition_function_cancels() -> None:
     torch.testing.assert_close(a, torch.tensor([2.25, 0.75, -1.5, -1.5, 0.0]))
 
 
+@pytest.mark.evidence("derived", "dgpo")
 def test_dgpos_gradient_is_the_advantage_weighed_by_the_sigmoid() -> None:
     """mean sigmoid(S) A e, as its authors write it, for balanced advantages."""
     count, advantage = 4, torch.tensor([1.0, 0.5, -0.5, -1.0], dtype=torch.float64)
@@ -277,6 +279,7 @@ def test_dgpos_gradient_is_the_advantage_weighed_by_the_sigmoid() -> None:
     torch.testing.assert_close(gradient, torch.sigmoid(gap) * advantage / count)
 
 
+@pytest.mark.evidence("derived", "dgpo")
 def test_dgpo_stops_leaves_that_moved_far_enough() -> None:
     advantage = torch.tensor([1.0, 1.0, -1.0, -1.0], dtype=torch.float64)
     batch = replace(batch_of(4, advantage, torch.zeros(4, 2)), group=torch.zeros(4, dtype=torch.long))
@@ -371,6 +374,7 @@ def test_the_best_leaf_is_a_valid_one_that_is_better_than_average() -> None:
     assert chosen.advantage.nonzero().tolist() == [[0, int(plan.leaves[2])]] and torch.equal(chosen.weight, chosen.advantage)
 
 
+@pytest.mark.evidence("derived", "tree_rpo")
 def test_tree_rpo_takes_the_matching_term_of_layertuning() -> None:
     objective = methods.tree_rpo(sft=0.1).objective
     assert isinstance(objective, objectives.Mixed) and objective.share == 0.1

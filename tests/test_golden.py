@@ -45,6 +45,7 @@ def scored_gradient(case: Case, output: str, x: Tensor, n: Numbers, form: str) -
     return value, torch.autograd.grad(value.sum(), u)[0]
 
 
+@pytest.mark.evidence("golden", "flow_grpo", "grpo_guard", "flow_dppo")
 @pytest.mark.parametrize("case", cases("flow_grpo_sde_step"))
 def test_flow_sde_is_flow_grpos_step(case: Case) -> None:
     sigmas = load("flow_grpo_sde_step").shared[f"{case.args['schedule']}/sigmas"]
@@ -71,6 +72,8 @@ def test_flow_sde_is_flow_grpos_step(case: Case) -> None:
         close_gradient(gradient, case["grad_log_prob_b_wrt_model_output_b"])
 
 
+@pytest.mark.evidence("golden", "flow_cps")
+@pytest.mark.evidence("derived", "flow_grpo_fast", "adv_grpo")
 @pytest.mark.parametrize("case", cases("flow_grpo_cps_step"))
 def test_cps_is_flow_grpos_step(case: Case) -> None:
     sigmas = load("flow_grpo_cps_step").shared[f"{case.args['schedule']}/sigmas"]
@@ -102,6 +105,7 @@ def test_the_linear_schedule_is_theirs(name: str) -> None:
         close(schedules.linear_shift(int(steps), float(shift)), grid)
 
 
+@pytest.mark.evidence("golden", "dance_grpo")
 @pytest.mark.parametrize("case", cases("dancegrpo_flux_step"))
 def test_dance_sde_is_dancegrpos_step(case: Case) -> None:
     sigmas = load("dancegrpo_flux_step").shared[f"shift{case.args['shift']}_N{case.args['N']}"]
@@ -118,6 +122,7 @@ def test_dance_sde_is_dancegrpos_step(case: Case) -> None:
     close_gradient(gradient, case["grad_log_prob_b"])
 
 
+@pytest.mark.evidence("golden", "mix_grpo", "mix_grpo_flash")
 @pytest.mark.parametrize("case", cases("mixgrpo_step", lambda c: c.args["fn"] == "flow_grpo_step"))
 def test_flow_sde_is_mixgrpos_flow_step(case: Case) -> None:
     sigmas = load("mixgrpo_step").shared[f"shift{case.args['shift']}_N{case.args['N']}"]
@@ -174,6 +179,7 @@ def sequence(case: Case, iterations: range) -> list[list[int]]:
     ]
 
 
+@pytest.mark.evidence("golden", "mix_grpo", "mix_grpo_flash")
 @pytest.mark.parametrize("case", cases("mixgrpo_window_schedule", moves))
 def test_sliding_windows_are_mixgrpos(case: Case) -> None:
     expected = [[i for i in row if i >= 0] for row in case["windows"].tolist()]
@@ -193,6 +199,7 @@ def test_a_window_that_never_moves_is_refused(case: Case) -> None:
         sequence(case, range(1))
 
 
+@pytest.mark.evidence("golden", "flow_grpo", "flow_cps")
 @pytest.mark.parametrize("case", cases("flow_grpo_policy_kl_loss"))
 def test_clipped_loss_and_kl_are_flow_grpos(case: Case) -> None:
     i, level, beta, clip = (case.args[k] for k in ("step_index", "noise_level", "beta", "clip_range"))
@@ -222,6 +229,7 @@ def test_clipped_loss_and_kl_are_flow_grpos(case: Case) -> None:
     close_gradient(torch.autograd.grad(total, u)[0], case["grad_wrt_model_output_new"])
 
 
+@pytest.mark.evidence("golden", "flow_grpo", "flow_cps")
 @pytest.mark.parametrize("case", cases("flow_grpo_policy_kl_loss"))
 def test_the_clip_objective_is_flow_grpos_loss(case: Case) -> None:
     """The same numbers through measure and loss. Their log_prob_old belongs to no u_old, so the ratio is shifted to it."""
@@ -282,6 +290,7 @@ def nft_batch(case: Case, dtype: torch.dtype) -> tuple[Batch, dict[str, Tensor]]
     return batch, {"current": u.clone().requires_grad_(), "old": old, "reference": reference}
 
 
+@pytest.mark.evidence("golden", "diffusion_nft")
 @pytest.mark.parametrize("kl_weight", [1e-4, 0.0])
 @pytest.mark.parametrize("beta", [1.0, 0.1])
 @pytest.mark.parametrize("dtype", ["", "_f32"])
@@ -306,6 +315,7 @@ def test_the_old_policy_follows_as_diffusionnfts(case: Case) -> None:
     close(torch.tensor([decay(int(k)) for k in case["decay_steps"]], dtype=torch.float64), case["decay_type1"])
 
 
+@pytest.mark.evidence("golden", "flow_grpo", "flow_cps", "grpo_guard", "diffusion_nft")
 @pytest.mark.parametrize(("std", "suffix"), [("group", ""), ("global", "_globalstd")])
 @pytest.mark.parametrize("case", cases("adv_flow_grpo_tracker"))
 def test_zscore_is_flow_grpos_tracker(case: Case, std: str, suffix: str) -> None:

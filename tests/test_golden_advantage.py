@@ -93,6 +93,7 @@ def test_zscores_are_verl_omnis(case: Case) -> None:
         same(back(ours, members).view_as(scores), case[f"adv_norm{norm}_global{int(std == 'global')}"])
 
 
+@pytest.mark.evidence("golden", "mc_grpo")
 @pytest.mark.parametrize("case", cases("adv_mc_grpo"))
 def test_median_advantages_are_mc_grpos(case: Case) -> None:
     code = "MC-GRPO@da07745"
@@ -109,6 +110,7 @@ def test_median_advantages_are_mc_grpos(case: Case) -> None:
     same(ours[~wild], theirs[~wild])
 
 
+@pytest.mark.evidence("golden", "ngrpo")
 @pytest.mark.parametrize("case", cases("adv_ngrpo"))
 def test_imagined_samples_are_ngrpos(case: Case) -> None:
     several = case["group_id"] != 3  # a group of one, which theirs gives its reward
@@ -118,6 +120,7 @@ def test_imagined_samples_are_ngrpos(case: Case) -> None:
         same(back(ours, members), case[f"adv_{name}"][several], rtol=2e-6, atol=1e-6)
 
 
+@pytest.mark.evidence("golden", "dcpo")
 @pytest.mark.parametrize("case", cases("adv_dcpo"))
 def test_smooth_standardisation_is_dcpos(case: Case) -> None:
     state: dict[str, list[float]] = {}
@@ -130,6 +133,7 @@ def test_smooth_standardisation_is_dcpos(case: Case) -> None:
         same(torch.tensor([state[n][2] for n in names]), case["cum_std"][k])
 
 
+@pytest.mark.evidence("golden", "spo")
 @pytest.mark.parametrize("case", cases("adv_spo"))
 def test_the_value_tracker_is_spos(case: Case) -> None:
     names = [str(p) for p in range(case["reward"].shape[1])]
@@ -167,6 +171,7 @@ def test_the_risk_of_bundles_is_riskpos(case: Case) -> None:
         same(back(ours, members), case[f"adv_{name}"], rtol=2e-5, atol=1e-6)
 
 
+@pytest.mark.evidence("derived", "pref_grpo")
 @pytest.mark.parametrize("case", cases("adv_pref_grpo_winrate"))
 def test_win_rates_are_pref_grpos(case: Case) -> None:
     rate = advantage.win_rate(case["pref"][None], decimals=3)
@@ -252,6 +257,7 @@ def test_the_kept_samples_are_d3ss(case: Case) -> None:
     assert torch.equal(advantage.d3s(case["adv"][None], int(case["n_keep"]))[0], case["keep"])
 
 
+@pytest.mark.evidence("derived", "parrot")
 @pytest.mark.parametrize("case", cases("sel_parrot_pareto"))
 def test_the_front_is_parrots(case: Case) -> None:
     assert torch.equal(advantage.front(case["rewards"].T[:, None])[0], case["pareto"])

@@ -32,7 +32,11 @@ ROUTES = {
 }
 
 
-@pytest.mark.parametrize("name", ROUTES)
+OWNERS = {n: "draft" if n == "full" else n.partition("_")[0] for n in ROUTES}
+"""Whose route it is."""
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.evidence("derived", m)) for n, m in OWNERS.items()])
 def test_a_route_gives_the_golden_loss_and_gradients(name: str) -> None:
     weight, bias = TOY["W"].clone().requires_grad_(), TOY["b"].clone().requires_grad_()
 
@@ -48,6 +52,7 @@ def test_a_route_gives_the_golden_loss_and_gradients(name: str) -> None:
     torch.testing.assert_close(bias.grad, TOY[f"grad_b_{name}"], rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.evidence("derived", "refl")
 def test_refls_hinge_is_theirs() -> None:
     found = Loss("hinge", 2.0, 1e-3)(TOY["refl_reward"])
     torch.testing.assert_close(found, TOY["refl_loss"], rtol=1e-12, atol=0)
@@ -60,6 +65,7 @@ def known() -> Known:
     return scheme
 
 
+@pytest.mark.evidence("golden", "srpo")
 def test_srpo_trains_at_the_published_levels() -> None:
     golden_reader.close(known().levels, SRPO["sigma_train"])
 
@@ -71,6 +77,7 @@ def scored(x0: Tensor, of: Branch) -> Tensor:
     return sum((factor * (features @ texts[words]) for words, factor in of.words), torch.zeros(len(x0)))
 
 
+@pytest.mark.evidence("golden", "srpo")
 @pytest.mark.parametrize("mid", [300, 950])
 def test_both_branches_of_srpo_are_theirs(mid: int) -> None:
     weight, bias = SRPO["W"].clone().requires_grad_(), SRPO["b"].clone().requires_grad_()

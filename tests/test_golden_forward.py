@@ -43,7 +43,7 @@ def batch_of(count: int, advantage: Tensor, target: Tensor, sigma: Tensor | None
     )
 
 
-@pytest.mark.parametrize("kind", ["sft", "rwr"])
+@pytest.mark.parametrize("kind", [pytest.param(k, marks=pytest.mark.evidence("golden", k)) for k in ("sft", "rwr")])
 @pytest.mark.parametrize("case", cases("obj_sft_rwr"))
 def test_matching_is_flow_grpos_sft_and_rwr(case: Case, kind: str) -> None:
     u = case["v"].clone().requires_grad_()
@@ -56,6 +56,7 @@ def test_matching_is_flow_grpos_sft_and_rwr(case: Case, kind: str) -> None:
     torch.testing.assert_close(gradient, case[f"grad_{kind}"], rtol=0, atol=1e-6 * float(case[f"grad_{kind}"].abs().max()))
 
 
+@pytest.mark.evidence("golden", "diffusion_nft")
 @pytest.mark.parametrize("mode", get_args(Mode))
 @pytest.mark.parametrize("case", cases("adv_nft_probability"))
 def test_the_probability_of_a_leaf_is_diffusionnfts(case: Case, mode: Mode) -> None:
@@ -64,6 +65,7 @@ def test_the_probability_of_a_leaf_is_diffusionnfts(case: Case, mode: Mode) -> N
     close(got, case[f"prob_{mode}"])
 
 
+@pytest.mark.evidence("golden", "diffusion_nft")
 @pytest.mark.parametrize(
     ("kind", "args"),
     [(0, {"decay_rate": 0.0}), (1, {}), (2, {"decay_rate": 0.0075, "decay_max": 0.999, "decay_start": 75})],
@@ -84,7 +86,14 @@ def credited(advantage: Advantage, r: Tensor) -> Credit:
     return Credit(*(t[:, plan.leaves] for t in (credit.advantage, credit.weight, credit.kl_weight)))
 
 
-@pytest.mark.parametrize(("kind", "advantage"), [("sft", Best()), ("dpo", Pairs()), ("rwr", Rewarded())])
+@pytest.mark.parametrize(
+    ("kind", "advantage"),
+    [
+        pytest.param("sft", Best(), marks=pytest.mark.evidence("golden", "sft")),
+        pytest.param("dpo", Pairs(), marks=pytest.mark.evidence("derived", "diffusion_dpo", "online_dpo")),
+        pytest.param("rwr", Rewarded(), marks=pytest.mark.evidence("golden", "rwr")),
+    ],
+)
 @pytest.mark.parametrize("case", cases("adv_flow_grpo_tracker"))
 def test_choices_are_flow_grpos_tracker(case: Case, kind: str, advantage: Advantage) -> None:
     compared = 0
@@ -115,6 +124,7 @@ def minus_likelihood(d: float, t: float, weighting: str) -> float:
     }[weighting]
 
 
+@pytest.mark.evidence("derived", "awm")
 @pytest.mark.parametrize("elbo", [False, True])
 @pytest.mark.parametrize("weighting", get_args(Weighting))
 def test_awm_on_policy_is_its_formula(weighting: Weighting, elbo: bool) -> None:
@@ -142,6 +152,7 @@ def test_awm_on_policy_is_its_formula(weighting: Weighting, elbo: bool) -> None:
     assert float(likely) == pytest.approx(-minus_likelihood(0.4, float(torch.tensor(0.3)), weighting), rel=1e-12)
 
 
+@pytest.mark.evidence("derived", "diffusion_dpo", "online_dpo")
 @pytest.mark.parametrize("beta", [1.0, 100.0])
 def test_dpo_is_its_formula(beta: float) -> None:
     now, ref, _, target, advantage, _ = numbers(5)

@@ -15,6 +15,7 @@ from flowrl.kernels import step
 from flowrl.samplers import Law, clipped, laws, levels, log_prob, paths, schedules
 
 
+@pytest.mark.evidence("derived", "flash_grpo")
 @pytest.mark.parametrize("case", cases("flow_grpo_wan_sde_step"))
 def test_wan_sde_is_flow_grpos_wan_step(case: Case) -> None:
     sigmas = load("flow_grpo_wan_sde_step").shared[f"shift{case.args['flow_shift']}_N{case.args['N']}/sigmas"]
@@ -42,6 +43,7 @@ def near(actual: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(actual, expected, rtol=2e-4, atol=2e-4, check_dtype=False)
 
 
+@pytest.mark.evidence("golden", "ddpo")
 @pytest.mark.parametrize("case", cases("ddpo_ddim_step", lambda c: "clip_sample" not in c.args))
 def test_ddim_on_the_diffusion_path_is_ddpos_step(case: Case) -> None:
     path, sigma, sigma_next = ddpo(case)
@@ -78,6 +80,7 @@ def test_a_clipped_step_is_ddpos(case: Case) -> None:
     near(log_prob(case["prev_sample"], mean, law(sigma, sigma_next, 1.0, alpha=path.alpha)[1].expand(two)), case["log_prob"])
 
 
+@pytest.mark.evidence("derived", "sage_grpo")
 @pytest.mark.parametrize("case", cases("sage_grpo_step", lambda c: "index" in c.args))
 def test_sage_is_sage_grpos_step(case: Case) -> None:
     sigmas = load("sage_grpo_step").shared[f"shift{case.args['shift']}_N{case.args['N']}"]
@@ -97,6 +100,8 @@ def test_sage_is_sage_grpos_step(case: Case) -> None:
     close5(log_prob(case["prev_sample"], case["prev_sample_mean"], n[2]), case["log_prob"])
 
 
+@pytest.mark.evidence("golden", "flow_cps")
+@pytest.mark.evidence("derived", "flow_noise", "flow_grpo_fast", "adv_grpo")
 @pytest.mark.parametrize("case", cases("pi_rl_mean_std", lambda c: "method" in c.args))
 def test_laws_are_pi_rls(case: Case) -> None:
     steps, level, i, method = (case.args[k] for k in ("K", "noise_level", "index", "method"))
@@ -122,12 +127,14 @@ def test_an_annealed_level_is_pi_rls(case: Case) -> None:
     close(torch.tensor([levels.annealed(i, *case.args["noise_params"]) for i in case.args["steps"]]), case["levels"])
 
 
+@pytest.mark.evidence("derived", "flow_noise")
 @pytest.mark.parametrize("case", cases("reinflow_noise_logprob", lambda c: "std_min" in c.args))
 def test_a_learned_std_is_reinflows(case: Case) -> None:
     law = laws.flow_noise(case.args["std_min"], case.args["std_max"])
     close(law.std(case["raw_logvar"]), case["std"])
 
 
+@pytest.mark.evidence("golden", "branch_grpo")
 @pytest.mark.parametrize("case", cases("branchgrpo_step"))
 def test_dance_sde_is_branchgrpos_step(case: Case) -> None:
     """Its split noise is wider than the density that it is scored with; ours mixes noise and keeps the density (`Plan.mix`)."""
@@ -144,6 +151,7 @@ def test_dance_sde_is_branchgrpos_step(case: Case) -> None:
     close(log_prob(case["prev_sample"], mean, s), case["log_prob"])
 
 
+@pytest.mark.evidence("derived", "tempflow_grpo")
 @pytest.mark.parametrize("case", cases("tempflow_step_weights", lambda c: "K" in c.args))
 def test_flow_sde_is_tempflows_branching_step(case: Case) -> None:
     sigmas = load("tempflow_step_weights").shared[f"{case.args['schedule']}/sigmas"]
@@ -162,6 +170,7 @@ def test_flow_sde_is_tempflows_branching_step(case: Case) -> None:
     close(log_prob(case["prev_sample"], mean_b, s), case["log_prob_b"])
 
 
+@pytest.mark.evidence("derived", "g2rpo")
 @pytest.mark.parametrize("case", cases("g2rpo_step_mgai", lambda c: "eta" in c.args))
 def test_flow_sde_is_g2rpos_step(case: Case) -> None:
     # their levels are float32, and 1 - sigma near 1 feels it

@@ -36,6 +36,7 @@ def batch(case: Case, n: tuple[Tensor, Tensor, Tensor], delta: Tensor, u_old: Te
     )
 
 
+@pytest.mark.evidence("golden", "grpo_guard")
 @pytest.mark.parametrize("case", cases("grpo_guard_ratio_loss"))
 def test_guard_is_grpo_guards_loss(case: Case) -> None:
     """Their one drift for the batch under compat; the norm switched off is a plain clipped ratio."""
@@ -83,6 +84,8 @@ def test_guard_as_an_objective_is_the_normalised_ratio_of_every_edge() -> None:
     assert (objective.measure(q, {"current": old})[:, 0] == 0).all()
 
 
+@pytest.mark.evidence("golden", "grpo_guard", "flow_dppo")
+@pytest.mark.evidence("derived", "pref_grpo")
 @pytest.mark.parametrize("case", cases("verl_omni_losses", lambda c: "clip_ratio" in c.args))
 def test_losses_are_verl_omnis(case: Case) -> None:
     clip, limit = case.args["clip_ratio"], case.args["adv_clip_max"]
@@ -129,6 +132,7 @@ def test_advantages_are_verl_omnis(case: Case) -> None:
         close(row[: r[mine].numel()], case["advantages"][mine].flatten())
 
 
+@pytest.mark.evidence("derived", "tempflow_grpo")
 @pytest.mark.parametrize("case", cases("tempflow_step_weights", lambda c: "note" in c.args))
 def test_noise_aware_weights_are_tempflows(case: Case) -> None:
     name = case.id.split("/")[0]
@@ -139,6 +143,7 @@ def test_noise_aware_weights_are_tempflows(case: Case) -> None:
         close(objectives.scales.noise_aware(s, constant), case[f"weight_{model}"])
 
 
+@pytest.mark.evidence("derived", "tempflow_grpo")
 @pytest.mark.parametrize("case", cases("tempflow_step_weights", lambda c: "const" in c.args))
 def test_the_weighted_loss_is_tempflows(case: Case) -> None:
     weight = objectives.scales.noise_aware(case["std_full"].flatten(), case.args["const"])
@@ -146,6 +151,7 @@ def test_the_weighted_loss_is_tempflows(case: Case) -> None:
     close((weight * loss).mean(), case["policy_loss"])
 
 
+@pytest.mark.evidence("derived", "sage_grpo")
 @pytest.mark.parametrize("case", cases("sage_grpo_step", lambda c: "sde_type" in c.args))
 def test_the_equaliser_is_sage_grpos(case: Case) -> None:
     a = case.args
@@ -159,6 +165,7 @@ def test_the_equaliser_is_sage_grpos(case: Case) -> None:
     torch.testing.assert_close(objectives.scales.equalised(b, s)[on], case["scales"][on], rtol=2e-5, atol=0, check_dtype=False)
 
 
+@pytest.mark.evidence("derived", "flash_grpo")
 def test_flash_weights_have_mean_1_and_undo_kappa() -> None:
     _, b, s = numbers(laws.wan_sde(), schedules.wan(20), list(range(10)))
     weight = objectives.scales.rectified(b, s)
@@ -168,6 +175,7 @@ def test_flash_weights_have_mean_1_and_undo_kappa() -> None:
 
 
 # ------------------------------------------------------------------ advantages
+@pytest.mark.evidence("golden", "dance_grpo")
 @pytest.mark.parametrize("case", cases("dancegrpo_advantage_bestofn", lambda c: "bestofn" in c.args))
 def test_best_of_n_is_dancegrpos(case: Case) -> None:
     a = case.args
@@ -191,6 +199,7 @@ def test_best_of_too_many_is_a_sentence(n: int) -> None:
         advantage.extremes(torch.zeros(1, 4), n)
 
 
+@pytest.mark.evidence("golden", "ddpo")
 @pytest.mark.parametrize("case", cases("ddpo_stat_tracker"))
 def test_the_tracker_is_ddpos(case: Case) -> None:
     state: dict[str, object] = {}
@@ -207,6 +216,7 @@ def test_the_tracker_is_ddpos(case: Case) -> None:
             torch.testing.assert_close(row[: int((ids == k).sum())], expected[ids == k], rtol=1e-5, atol=1e-5, check_dtype=False)
 
 
+@pytest.mark.evidence("derived", "g2rpo")
 @pytest.mark.parametrize("case", cases("g2rpo_step_mgai", lambda c: "granular_list" in c.args))
 def test_granular_advantages_are_g2rpos(case: Case) -> None:
     """Their table of rewards [granularity, groups * 12, step], put on the leaves of a comb."""
@@ -234,6 +244,7 @@ def test_granular_advantages_are_g2rpos(case: Case) -> None:
     close(ours.clamp(-5, 5), case["clamped"])
 
 
+@pytest.mark.evidence("derived", "g2rpo")
 @pytest.mark.parametrize("case", cases("g2rpo_step_mgai", lambda c: "granularity" in c.args))
 def test_a_comb_takes_g2rpos_levels(case: Case) -> None:
     k, g = case.args["eta_step"], case.args["granularity"]
@@ -259,6 +270,7 @@ def arrays(case: Case) -> Plan:
     return Plan(sigma, case["parent"], case["parent"] >= 0, laws.dance_sde(0.3), 0.9)
 
 
+@pytest.mark.evidence("golden", "branch_grpo")
 @pytest.mark.parametrize("case", cases("branchgrpo_tree", lambda c: not c.id.startswith("split_points")))
 def test_node_rewards_and_advantages_are_branchgrpos(case: Case) -> None:
     plan = arrays(case)
@@ -274,6 +286,7 @@ def test_node_rewards_and_advantages_are_branchgrpos(case: Case) -> None:
             torch.testing.assert_close(ours, case[f"node_advantage_{suffix}"][ids == k], rtol=1e-5, atol=2e-5)
 
 
+@pytest.mark.evidence("golden", "branch_grpo")
 @pytest.mark.parametrize("case", cases("branchgrpo_tree", lambda c: c.id.startswith("tree")))
 def test_the_tree_is_branchgrpos(case: Case) -> None:
     a = case.args
@@ -341,6 +354,7 @@ def test_correlated_split_noise_has_unit_variance_and_the_papers_correlation() -
     assert float((z[0] * z[1]).mean()) == pytest.approx(1 / (1 + 0.5**2), abs=0.02)
 
 
+@pytest.mark.evidence("derived", "flow_grpo_fast", "adv_grpo")
 @pytest.mark.parametrize("case", cases("flow_grpo_window_sampler_seed_ema", lambda c: c.id.startswith("noise_levels")))
 def test_the_stochastic_window_is_flow_grpos(case: Case) -> None:
     low, high = (int(i) for i in case.id.split("/")[1].split("-"))
@@ -348,6 +362,7 @@ def test_the_stochastic_window_is_flow_grpos(case: Case) -> None:
     assert torch.equal(plan.noisy[1:], case["levels"] > 0)
 
 
+@pytest.mark.evidence("derived", "flow_grpo_fast", "adv_grpo")
 @pytest.mark.parametrize("case", cases("flow_grpo_window_sampler_seed_ema", lambda c: "starts" in c))
 def test_a_jumping_window_stays_where_theirs_can_be(case: Case) -> None:
     """Which start is drawn when is Python's generator there and a hash here; the set of starts is the same."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 import pytest
@@ -63,6 +63,7 @@ def loss_of(objective: Objective, batch: Batch, u: dict[str, Tensor]) -> Tensor:
     return objective.loss(batch, objective.measure(batch, u)).value
 
 
+@pytest.mark.evidence("golden", "flow_grpo", "flow_cps")
 @pytest.mark.parametrize("suffix", DOUBLE)
 @pytest.mark.parametrize("beta", [0.0, 0.04])
 def test_clip_is_flow_grpos_surrogate(beta: float, suffix: str) -> None:
@@ -79,6 +80,7 @@ def test_clip_is_flow_grpos_surrogate(beta: float, suffix: str) -> None:
         same(loss.metrics["kl/mean"], case[f"kl{suffix}"], rtol)
 
 
+@pytest.mark.evidence("golden", "grpo_guard")
 @pytest.mark.parametrize("suffix", DOUBLE)
 def test_guard_in_its_three_implementations(suffix: str) -> None:
     """verl-omni's is ours; Flow-Factory lacks the division by sigma - sigma'; the release takes one drift for the batch."""
@@ -101,6 +103,7 @@ def test_guard_in_its_three_implementations(suffix: str) -> None:
     same(gradient(loss, u["current"]), case[f"grad_mu_release{suffix}"], rtol)
 
 
+@pytest.mark.evidence("golden", "flow_dppo")
 def test_dppo_is_flow_dppos_mask() -> None:
     case = only("obj_flow_dppo_mask")
     batch, u = steps(case)
@@ -156,7 +159,12 @@ EDGE: dict[str, tuple[Callable[..., Tensor], str, float]] = {
 }
 
 
-@pytest.mark.parametrize("name", EDGE)
+def shows(names: Iterable[str], **methods: str) -> list[object]:
+    """Parameters, of which these are golden numbers of a method."""
+    return [pytest.param(n, marks=[pytest.mark.evidence("golden", methods[n])] if n in methods else []) for n in names]
+
+
+@pytest.mark.parametrize("name", shows(EDGE, ngrpo_asym="ngrpo"))
 def test_a_surrogate_of_single_steps(name: str) -> None:
     case, (surrogate, by, length) = only("obj_ppo_family"), EDGE[name]
     log_prob = case["log_prob"].clone().requires_grad_()
@@ -167,7 +175,7 @@ def test_a_surrogate_of_single_steps(name: str) -> None:
     same(gradient(loss, log_prob), case[f"grad_{name}"], rtol)
 
 
-@pytest.mark.parametrize("name", ["cispo", "gspo", "gspo_wide", "gmpo"])
+@pytest.mark.parametrize("name", shows(["cispo", "gspo", "gspo_wide", "gmpo"], cispo="cispo", gspo="gspo", gspo_wide="gspo"))
 def test_a_surrogate_of_whole_trajectories(name: str) -> None:
     case = only("obj_ppo_family")
     mask, credit = case["mask"], case["adv"]
@@ -227,6 +235,7 @@ def test_dppos_clip_widens_and_its_advantage_is_discounted() -> None:
     assert abs(float(quiet.mean())) < 0.2 and 0.5 < float(quiet.std()) < 1.1
 
 
+@pytest.mark.evidence("derived", "reg_grpo")
 def test_reg_is_the_regression_of_the_standardised_ratio() -> None:
     case = only("obj_reg_grpo")
     log_prob = case["log_prob"].clone().requires_grad_()
@@ -238,6 +247,7 @@ def test_reg_is_the_regression_of_the_standardised_ratio() -> None:
     same(gradient(loss, log_prob), case["grad"])
 
 
+@pytest.mark.evidence("golden", "disco")
 @pytest.mark.parametrize("limit", [1e-4, 1.0])
 @pytest.mark.parametrize("score", ["Lratio", "logL"])
 @pytest.mark.parametrize("kind", ["discob", "disco"])

@@ -39,6 +39,7 @@ def orders(steps: int, most: int) -> list[int]:
     return [1 if i in (0, steps - 1) else min(i + 1, most, 2 if short and i == steps - 2 else 3) for i in range(steps)]
 
 
+@pytest.mark.evidence("golden", "mix_grpo_flash")
 @pytest.mark.parametrize("case", cases("mixgrpo_dpm_step", lambda c: c.args["algorithm"] == "dpmsolver++"))
 def test_dpm_steps_are_mixgrpos(case: Case) -> None:
     """Every step of their chains, from their states; the stochastic third order has their slip under compat."""
@@ -98,6 +99,7 @@ def flash(case: Case) -> tuple[Tensor, int]:
     return schedules.flash_tail(grid, steps[-1], a["compress_ratio"], compat="mixgrpo@e5cdd6a"), steps[-1]
 
 
+@pytest.mark.evidence("golden", "mix_grpo", "mix_grpo_flash")
 @pytest.mark.parametrize("case", cases("mixgrpo_rollout"))
 def test_a_rollout_is_mixgrpos(case: Case) -> None:
     """Window, rebuilt tail, DPM-Solver++ with the window's predictions in its history: all states and scores."""
@@ -129,6 +131,7 @@ def test_a_rollout_is_mixgrpos(case: Case) -> None:
     torch.testing.assert_close(ro.states(plan.leaves)[0, 0], case["final"][0], rtol=1e-5, atol=5e-6)
 
 
+@pytest.mark.evidence("golden", "mix_grpo_flash")
 @pytest.mark.parametrize("case", cases("mixgrpo_flash_post_schedule"))
 def test_a_flash_tail_is_mixgrpos(case: Case) -> None:
     a = case.args

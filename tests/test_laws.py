@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import pytest
 import torch
@@ -67,8 +67,13 @@ FIRST_ORDER: dict[str, tuple[Callable[[int], Law], float]] = {
 }
 
 
+def precisely(names: Iterable[str]) -> list[object]:
+    """Parameters, of which Precise's law is a part of what is known of that method."""
+    return [pytest.param(n, marks=[pytest.mark.evidence("derived", "precise")] if n == "precise" else []) for n in names]
+
+
 @pytest.mark.parametrize("shift", [1.0, 3.0])
-@pytest.mark.parametrize("name", FIRST_ORDER)
+@pytest.mark.parametrize("name", precisely(FIRST_ORDER))
 def test_a_law_reaches_the_data_with_first_order(name: str, shift: float) -> None:
     make, start = FIRST_ORDER[name]
     found = errors(make, [640, 1280, 2560], start, shift)
@@ -108,7 +113,7 @@ EXACT = {
 
 
 @pytest.mark.parametrize("path", [paths.flow, paths.vp()], ids=["flow", "vp"])
-@pytest.mark.parametrize("name", EXACT)
+@pytest.mark.parametrize("name", precisely(EXACT))
 @quick
 @given(sigma=sigmas, share=st.floats(0, 0.99), level=st.floats(0, 1))
 def test_coefficients_are_preserved(name: str, path: paths.Path, sigma: float, share: float, level: float) -> None:
@@ -195,6 +200,7 @@ def test_a_share_above_1_is_a_sentence(make: Callable[[float], Law]) -> None:
         make(1.2)
 
 
+@pytest.mark.evidence("derived", "longcat")
 def test_longcat_never_steps_wider_than_its_cap() -> None:
     grid = schedules.linear_shift(10, 3.0)
     s = laws.longcat(1.0, 0.6)(grid[:-1], grid[1:], float(grid[1]))[1]
@@ -208,6 +214,7 @@ def test_a_step_of_sage_that_ends_above_its_ceiling_adds_nothing() -> None:
 
 
 # ------------------------------------------------------------------ levels
+@pytest.mark.evidence("derived", "hicogen")
 def test_levels_fall_as_they_say() -> None:
     at = torch.tensor([1.0, 0.5, 0.0], dtype=torch.float64)
     assert levels.constant(0.3)(at).tolist() == [0.3] * 3
@@ -216,6 +223,7 @@ def test_levels_fall_as_they_say() -> None:
     assert levels.exponential(0.9, 2.0)(at).tolist() == pytest.approx([0.9, 0.9 / math.e, 0.9 / math.e**2])
 
 
+@pytest.mark.evidence("derived", "tree_rpo")
 def test_levels_by_step_and_by_depth() -> None:
     grid = schedules.linear_shift(5, 3.0)
     assert levels.by_step(grid, [1, 2, 3, 4, 5])(grid[:-1]).tolist() == [1, 2, 3, 4, 5]
@@ -224,6 +232,7 @@ def test_levels_by_step_and_by_depth() -> None:
         levels.by_step(grid, [0.1, 0.2])
 
 
+@pytest.mark.evidence("derived", "hicogen", "tree_rpo")
 def test_a_decaying_law_is_the_law_at_each_steps_level() -> None:
     grid = schedules.linear_shift(6, 3.0)
     law = laws.decaying(laws.dance_sde, levels.cosine(1.0))

@@ -119,6 +119,7 @@ def test_a_published_default_is_a_whole_method(name: str) -> None:
     assert plans_differ(method) == (name in MOVING)
 
 
+@pytest.mark.evidence("learns")
 @pytest.mark.parametrize("name", methods.TABLE)
 def test_a_method_starts_at_ratio_1_and_improves_the_toy_reward(name: str) -> None:
     of = parts(name)
@@ -153,6 +154,19 @@ def test_interrupted_and_resumed_is_uninterrupted(name: str) -> None:
     one, other = straight.weights.state(), after.weights.state()
     assert one.keys() == other.keys()
     assert all(torch.equal(a, b) for k in one for a, b in zip(one[k], other[k], strict=True))
+
+
+@pytest.mark.parametrize("name", methods.TABLE)
+def test_a_clip_is_idle_where_its_only_step_starts_at_ratio_1(name: str) -> None:
+    """A second step a rollout has something to cut; that the first has not is asserted above."""
+    make = methods.TABLE[name]
+    assert make(updates=1).idle_clip == make().objective.clips and not make(updates=2).idle_clip
+
+
+def test_a_clip_to_other_weights_than_sampled_is_not_idle() -> None:
+    one = methods.flow_grpo(updates=1)
+    assert one.idle_clip and not replace(one, epochs=2).idle_clip
+    assert not replace(one, sample_from="reference").idle_clip
 
 
 def test_nft_saves_an_average_that_lags_behind_the_weights_it_trains() -> None:

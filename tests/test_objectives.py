@@ -265,12 +265,43 @@ def test_compat_multiplies_the_step_into_the_kl() -> None:
     torch.testing.assert_close(theirs, exact * batch.delta)
 
 
+@pytest.mark.evidence("derived", "precise")
+def test_guard_by_slope_divides_each_edge_by_its_slope() -> None:
+    got, _ = toy.collected(toy.Policy(excited=True), toy.plan("chains"))
+    ro = got.rollout
+    assert ro is not None
+    q = objectives.guard(1e-2).queries(ro, credit_of(ro), NOISE)
+    batch = form(q, q.slices[-1], ro, NOISE)
+    assert batch.u_old is not None
+    u = {"current": batch.u_old + 0.01}
+    step, slope = objectives.guard(1e-2), objectives.guard(1e-2, by="slope")
+    assert torch.equal(step.measure(batch, u), slope.measure(batch, u))
+    ratio = slope.measure(batch, u)[:, 0]
+    by_hand = (batch.weight * objectives.clipped(ratio, batch.advantage, 1e-2) / batch.b.abs()).sum()
+    torch.testing.assert_close(slope.loss(batch, slope.measure(batch, u)).value, by_hand)
+    assert not torch.allclose(batch.b.abs(), batch.delta)
+
+
+@pytest.mark.evidence("derived", "neighbor_grpo")
+def test_neighbours_are_chosen_by_a_softmax_of_minus_distance_over_twice_its_mean() -> None:
+    distance = torch.tensor([1.0, 3.0, 2.0, 5.0, 5.0], dtype=torch.float64, requires_grad=True)
+    pool = torch.tensor([7, 7, 7, 2, 2])
+    found = objectives.chosen_by_distance(distance, pool)
+    first = (-torch.tensor([1.0, 3.0, 2.0], dtype=torch.float64) / 4).log_softmax(0)
+    torch.testing.assert_close(found.detach(), torch.cat([first, torch.full((2,), 0.5, dtype=torch.float64).log()]))
+    slope = torch.autograd.grad(found[0], distance)[0]
+    # the mean in the temperature has no gradient
+    torch.testing.assert_close(slope[:3], (first.exp() - torch.tensor([1.0, 0, 0])) / 4)
+    assert (slope[3:] == 0).all()
+
+
 # ------------------------------------------------------------------ the optimizer step
 @dataclass(frozen=True)
 class Coupled:
     """A loss over all edges together that no sum over slices can give."""
 
     separable = False
+    clips = False
     needs: Sequence[str] = ()
 
     def queries(self, rollout: Rollout, credit: Credit, noise: Source) -> Queries:

@@ -220,6 +220,7 @@ def ancestors(plan: Plan, node: int) -> list[int]:
     return out
 
 
+@pytest.mark.evidence("derived", "e_grpo")
 def test_a_merged_step_jumps_and_keeps_the_guard() -> None:
     plan = merged(GRID, LAW, 0, 2, 3)
     assert len(plan.edges) == 3 and (plan.sigma[plan.edges] == 0.5).all() and plan.guard == 0.75
@@ -228,6 +229,7 @@ def test_a_merged_step_jumps_and_keeps_the_guard() -> None:
     assert plan.nfe() == 3 * 3
 
 
+@pytest.mark.evidence("derived", "e_grpo")
 def test_joined_plans_keep_their_shapes_and_compete_apart() -> None:
     one, two = merged(GRID, LAW, 1, 1, 2), merged(GRID, LAW, 1, 2, 2)
     both = join([one, two])

@@ -71,6 +71,16 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     return make(tmp_path_factory.mktemp("runs") / "finished", 40)
 
 
+def test_what_a_run_had_to_say_of_its_settings_is_shown(run: RunFolder) -> None:
+    result = json.loads((run.path / "result.json").read_text())
+    assert not page(run).having("ul", aria_label="Of the settings")
+    run.write_json("result.json", {**result, "notes": ["the clip <b>cannot</b> act"]})
+    found = page(run)
+    assert found.having("ul", aria_label="Of the settings") and "the clip <b>cannot</b> act" in found.text
+    run.write_json("result.json", {**result, "notes": 3})
+    assert not page(run).having("ul", aria_label="Of the settings")
+
+
 def test_a_finished_run_is_told_whole(finished: RunFolder) -> None:
     found, result = page(finished), json.loads((finished.path / "result.json").read_text())
     assert "mix_grpo on shapes" in found.text

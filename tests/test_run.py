@@ -19,7 +19,7 @@ from PIL import Image
 import flowrl.loop
 from flowrl import checkpoint
 from flowrl.loop import begin, iterate
-from flowrl.recipe import Recipe
+from flowrl.recipe import MethodSpec, Recipe
 from flowrl.recipes.run import train
 from flowrl.rewards.lift import RewardError
 from flowrl.samplers import chains, laws
@@ -211,6 +211,19 @@ def test_a_script_without_logging_sees_the_sizes(
     monkeypatch.setattr(log, "handlers", [])
     train(tinyrun.recipe(tmp_path / "run", {"run.iterations": 0}))
     assert "2 prompts x 4 images = 8 images an iteration" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("updates", [1, 2])
+def test_a_clip_that_cannot_act_is_said_in_log_result_and_report(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, updates: int
+) -> None:
+    caplog.set_level(logging.INFO, "flowrl")
+    train(tinyrun.recipe(tmp_path / "run", {"run.iterations": 0}, MethodSpec("mix_grpo", {"window": 2, "updates": updates})))
+    page = (tmp_path / "run" / "report.html").read_text()
+    noted = json.loads((tmp_path / "run" / "result.json").read_text())["notes"]
+    assert len(noted) == (updates == 1)
+    for said in (caplog.text, page, "".join(noted)):
+        assert ("the clip cannot act" in said) == (updates == 1)
 
 
 def test_a_reward_that_raises_is_named(tmp_path: Path) -> None:

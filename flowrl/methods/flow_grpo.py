@@ -108,8 +108,10 @@ def flow_grpo_fast(
 
     branching: the form before 2025-10: one initial noise, no noise up to the window, and there the path branches into the group.
 
-    Source: Flow-GRPO repository, config/grpo.py@9745241 (SD3 fast without guidance: CPS 0.8, window 3 of [0, 5), clip 1e-5).
-    Differs: the window is the same for all samples of an iteration (see `windows.jumping`).
+    Source: Flow-GRPO (2505.05470), flow_grpo@9745241 config/grpo.py (SD3 fast without guidance: CPS 0.8, window 3 of [0, 5), clip
+    1e-5).
+    Differs: the window is the same for all samples of an iteration (see `windows.jumping`); CPS steps are scored by their full
+    density, theirs by -(x' - mean)^2 without the std.
     """
 
     def plan_at(iteration: int, sigmas: Tensor, slot: int) -> Plan:

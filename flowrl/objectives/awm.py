@@ -71,6 +71,7 @@ class AWM:
     draws: int = 6
     old: bool = False
     levels: Levels = PUBLISHED
+    clips = True
 
     def __post_init__(self) -> None:
         if self.order not in get_args(Order):

@@ -38,6 +38,7 @@ class Clip(OnRecord):
     kl: KL = "exact"
     kl_scale: Scale | None = None
     learnable = True
+    clips = True
 
     def __post_init__(self) -> None:
         resolvable(self.low, self.high)
@@ -100,6 +101,7 @@ class Guard(OnRecord):
     high: float
     beta: float = 0.0
     by: Literal["step", "slope"] = "step"
+    clips = True
 
     def __post_init__(self) -> None:
         resolvable(self.low, self.high)

@@ -55,6 +55,7 @@ class DGPO:
     draws: int = 4
     levels: Levels = FIRST_HALF
     separable = False
+    clips = False
 
     def __post_init__(self) -> None:
         if self.beta <= 0 or (self.clip is not None and self.clip <= 0):

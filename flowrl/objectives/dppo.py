@@ -31,6 +31,7 @@ class DPPO(OnRecord):
 
     threshold: float
     beta: float = 0.0
+    clips = True
 
     def __post_init__(self) -> None:
         if self.threshold <= 0:

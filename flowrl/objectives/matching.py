@@ -28,6 +28,7 @@ class Matching:
     beta: float = 0.0
     levels: Levels = LEVELS["logit_normal"]
     separable = True
+    clips = False
 
     @property
     def needs(self) -> Sequence[str]:
@@ -89,6 +90,10 @@ class Mixed:
             raise ValueError("a mix of a ratio and matching has no KL; set both betas to 0")
         if self.share <= 0:
             raise ValueError(f"a share of {self.share:g} of matching: give a positive one, or the ratio alone")
+
+    @property
+    def clips(self) -> bool:
+        return self.ratio.clips
 
     @property
     def needs(self) -> Sequence[str]:

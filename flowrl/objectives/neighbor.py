@@ -49,6 +49,7 @@ class Neighbor:
     width: float = 1.0
     old: bool = False
     separable = False
+    clips = True
 
     def __post_init__(self) -> None:
         if self.anchors < 1 or self.clip <= 0 or self.width <= 0:

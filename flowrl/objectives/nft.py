@@ -73,6 +73,7 @@ class NFT:
     draws: int = 1
     mode: Mode = "all"
     separable = True
+    clips = False
 
     def __post_init__(self) -> None:
         probability(torch.zeros(1), self.scale, self.mode)

@@ -50,6 +50,7 @@ class DPO:
     draws: int = 1
     levels: Levels = LEVELS["logit_normal"]
     separable = False
+    clips = False
     needs: Sequence[str] = ("reference",)
 
     def __post_init__(self) -> None:

@@ -177,6 +177,7 @@ class OnRecord:
     kl_scale: Scale | None = None
     learnable = False
     """Whether it has a form for learned noise."""
+    clips = False
 
     @property
     def needs(self) -> Sequence[str]:

@@ -85,7 +85,7 @@ class Surrogate(OnRecord):
     """mean of each(log rho, batch) + beta KL to the "reference".
 
     separable: each edge's loss is its own; otherwise it is taken over the whole optimizer step.
-    single: every recorded edge must lead to one image.
+    single: every recorded edge must lead to one image.  clips: see `types.Objective`.
     """
 
     name: str
@@ -95,6 +95,7 @@ class Surrogate(OnRecord):
     beta: float = 0.0
     scale: Scale | None = None
     kl: KL = "exact"
+    clips: bool = True
     learnable = True
 
     def measure(self, batch: Batch, u: Mapping[str, Tensor]) -> Tensor:
@@ -126,7 +127,7 @@ def sapo(up: float = 1.0, down: float = 1.05, beta: float = 0.0, scale: Scale | 
     def each(ratio: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         return soft(ratio, batch.advantage, up, down), torch.zeros_like(ratio, dtype=torch.bool)
 
-    return Surrogate("sapo", each, beta=beta, scale=scale)
+    return Surrogate("sapo", each, beta=beta, scale=scale, clips=False)
 
 
 def gspo(low: float = 3e-4, high: float = 4e-4, beta: float = 0.0, scale: Scale | None = None) -> Surrogate:

@@ -36,9 +36,9 @@ def method(spec: MethodSpec, group: int) -> Method | Direct:
         )
     make_method = METHODS.get(spec.name) or (load(spec.name, "method") if ":" in spec.name else None)
     if make_method is None:
-        near = _near(spec.name, METHODS)
+        hint = near(spec.name, METHODS)
         raise ValueError(
-            f"method {spec.name!r} is unknown{near}; there are: {', '.join(METHODS)}, module:function or file.py:function"
+            f"method {spec.name!r} is unknown{hint}; there are: {', '.join(METHODS)}, module:function or file.py:function"
         )
     if "group" in spec.args:
         raise ValueError("the group size is sizes.group; take method.args.group out")
@@ -57,9 +57,9 @@ def chooser(spec: SelectionSpec) -> Selection:
     """
     make_selection = selection.TABLE.get(spec.name) or (load(spec.name, "selection") if ":" in spec.name else None)
     if make_selection is None:
-        near = _near(spec.name, selection.TABLE)
+        hint = near(spec.name, selection.TABLE)
         raise ValueError(
-            f"data.selection.name {spec.name!r} is unknown{near}; there are: {', '.join(selection.TABLE)}, or module:function"
+            f"data.selection.name {spec.name!r} is unknown{hint}; there are: {', '.join(selection.TABLE)}, or module:function"
         )
     return make_selection(**settings.arguments(make_selection, spec.args, "data.selection.args"))
 
@@ -83,7 +83,7 @@ def fitting(recipe: Recipe) -> Selection:
     return made
 
 
-def _near(name: str, known: Mapping[str, Any]) -> str:
+def near(name: str, known: Mapping[str, Any]) -> str:
     import difflib
 
     close = difflib.get_close_matches(name, list(known), 1)

@@ -27,6 +27,17 @@ def engine(method: Method | Direct) -> Engine:
     return Engine(direct.iterate, direct.rehearse) if isinstance(method, Direct) else Engine(loop.iterate, _rehearse)
 
 
+IDLE_CLIP = (
+    "One optimizer step a rollout: the ratio is 1 where its gradient is taken, so the clip cannot act; raise method.args.updates "
+    "where it should."
+)
+
+
+def notes(method: Method | Direct) -> list[str]:
+    """What a user should know of a method as it is set, a sentence each: for the log and the report."""
+    return [IDLE_CLIP] if isinstance(method, Method) and method.idle_clip else []
+
+
 def _rehearse(parts: Parts[Method], plan: Plan) -> int:
     """What an objective has against a plan, and against so many optimizer steps, is said now, not after the first evaluation and
     rollout.

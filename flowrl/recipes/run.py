@@ -32,7 +32,7 @@ from flowrl.sizes import Sizes, cut, derive, describe
 from flowrl.types import Policy
 
 from . import build
-from .engine import engine
+from .engine import engine, notes
 from .gallery import SHOWN, save_images, save_sheet
 
 log = logging.getLogger("flowrl")
@@ -107,7 +107,8 @@ def _train(recipe: Recipe, given: Mapping[str, Any] | None, prompts: Any, resume
     _free_encoders(policy, [*trained.text, *held.text], world)
     jury = _Jury(parts, held, judges, folder)
     if world.main:
-        log.info("%s", line)
+        for said in (line, *notes(method)):
+            log.info("%s", said)
         for name, count in session.weights.bytes().items():
             log.info("weight set %s: %.1f MB", name, count / 2**20)
     if "before" not in session.books and len(held):
@@ -329,6 +330,7 @@ def _result(parts: Parts, session: Session, jury: _Jury, folder: RunFolder, afte
         "iterations": session.iteration,
         "minutes": (session.books.get("elapsed", 0.0) + jury.seconds) / 60,
         "folder": str(folder.path),
+        "notes": notes(parts.method),
         "versions": versions(),
         "timing": {
             "before": session.books.get("before", {}).get("seconds"),

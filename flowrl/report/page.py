@@ -37,7 +37,7 @@ def render(run: Run) -> str:
     verdict = tables.verdict(run)
     lead = f'<p class="lead">{escape(verdict)}</p>' if verdict else ""
     training = section("Training", "By iteration; point at a curve for its values.", charts)
-    result = tables.hero(run) + _facts(run) + notes + gallery.images(run) + tables.tasks(run) + tables.others(run)
+    result = tables.hero(run) + _facts(run) + _said(run) + notes + gallery.images(run) + tables.tasks(run) + tables.others(run)
     body = result + training + gallery.progress(run) + settings.timing(run) + settings.configuration(run)
     title = escape(f"{method} on {model}")
     style = files("flowrl.report").joinpath("style.css").read_text()
@@ -48,6 +48,13 @@ def render(run: Run) -> str:
         f'<body><main><header><p class="over">flowrl · {escape(name)}</p><h1>{title}</h1>{lead}</header>{body}'
         f"<footer>Written by flowrl from <code>{escape(str(run.path))}</code>.</footer></main></body></html>\n"
     )
+
+
+def _said(run: Run) -> str:
+    """What the run itself had to say of its settings."""
+    said = run.result.get("notes")
+    items = "".join(f"<li>{escape(str(s))}</li>" for s in said) if isinstance(said, list) else ""
+    return f'<ul class="notes" aria-label="Of the settings">{items}</ul>' if items else ""
 
 
 def _names(run: Run) -> tuple[str, str, str]:
