@@ -62,14 +62,14 @@ def parts(name: str) -> Parts:
     recipe = Recipe(
         policy=PolicySpec(steps=5, noise_head=row.noisy),
         optim=OptimSpec(lr=1e-3),
-        sizes=SizesSpec(prompts=2, group=args["group"], slice=3, batch=4),
+        sizes=SizesSpec(prompts=2, group=args["group"], slice=8, batch=8),
     )
     rewards = {"shapes:soft": (make("shapes:soft"), 1.0), "dark": (make(darkness, "dark"), 0.0)}
     return Parts(recipe, policy, methods.TABLE[name](**args), rewards, captions(), World(), features=patches)
 
 
 def begun(of: Parts) -> Session:
-    return begin(of, Sizes(slice=3, batch=4))
+    return begin(of, Sizes(slice=8, batch=8))
 
 
 def rows(of: Parts, state: Session, count: int) -> list[dict[str, float]]:

@@ -119,9 +119,11 @@ def test_a_promise_that_is_not_made_has_a_reason() -> None:
 
 
 def holed(outcome: Outcome, junk: float) -> Outcome:
-    """The first image of every prompt, and the second of the first, could not be scored."""
-    hole = torch.zeros(outcome.scores["toy"].values.shape, dtype=torch.bool)
-    hole[:, 0], hole[0, 1] = True, True
+    """The first image of every prompt, and those of the last recorded step of the first prompt, could not be scored."""
+    plan, hole = outcome.plan, torch.zeros(outcome.scores["toy"].values.shape, dtype=torch.bool)
+    hole[:, 0] = True
+    if len(plan.edges):
+        hole[0] |= plan.ends[plan.edges[-1]]
     return replace(
         outcome, scores={name: Scores(torch.where(hole, junk, s.values), s.valid & ~hole) for name, s in outcome.scores.items()}
     )
