@@ -18,9 +18,9 @@ Promise = Literal[True] | str
 class Row(NamedTuple):
     """zero_sum: advantages sum to 0 among the peers of a group.  shift, scale: a constant on all rewards of a run, or another
     unit, changes no credit.  masked: what could not be scored has no influence on the gradient.
-    alias: the row whose plan and gradient these are, and what is new instead.  ratio: compares likelihoods.  moving: its noise
-    moves along the schedule.  unit: its rewards lie in [0, 1].  noisy: it trains a head for learned noise.
-    iterations: until it has learned the toy's reward.
+    alone: why one image of a prompt is enough.  alias: the row whose plan and gradient these are, and what is new instead.
+    ratio: compares likelihoods.  moving: its noise moves along the schedule.  unit: its rewards lie in [0, 1].  noisy: it trains a
+    head for learned noise.  iterations: until it has learned the toy's reward.
     """
 
     args: dict[str, Any]
@@ -31,6 +31,7 @@ class Row(NamedTuple):
     alias: tuple[str, str] | None = None
     ratio: bool = True
     moving: bool = False
+    alone: str | None = None
     unit: bool = False
     noisy: bool = False
     iterations: int = 20
@@ -62,6 +63,7 @@ TABLE: dict[str, Row] = {
     "ddpo": Row(
         {"group": 6, "clip": 1e-2, "noise": 0.7, "buffer": 12},
         zero_sum="compared with the batch or a prompt's earlier images",
+        alone="it is compared with the batch and its past",
     ),
     "neighbor_grpo": Row(
         {"group": 6, "anchors": 2, "clip": 0.2}, masked="an image without a score is still a state that an anchor may be nearest to"
@@ -81,7 +83,9 @@ TABLE: dict[str, Row] = {
     "mc_grpo": Row({"group": 7, "clip": 1e-2, "beta": 1e-3}, zero_sum="centred on the median"),
     "ngrpo": Row({"group": 6, "best": 8.0, "low": 1e-2, "high": 1e-2}, zero_sum=IMAGINED, shift=IMAGINED, scale=IMAGINED),
     "dcpo": Row({"group": 6, "clip": 1e-2}, zero_sum="compared with a prompt's earlier images too"),
-    "spo": Row({"group": 6, "clip": 1e-2}, zero_sum="compared with what a prompt's tracker expects", unit=True),
+    "spo": Row(
+        {"group": 6, "clip": 1e-2}, zero_sum="compared with what a prompt's tracker expects", alone="each has a tracker", unit=True
+    ),
     "reg_grpo": Row({"group": 6}),
     "disco": Row({"group": 6, "limit": 1e-2}),
     "gspo": Row({"group": 6, "low": 1e-2, "high": 1e-2, "updates": 2}),
@@ -94,6 +98,7 @@ TABLE: dict[str, Row] = {
         {"group": 6, "temperature": 0.3, "draws": 4, "updates": 2},
         zero_sum="all are imitated, the better the more",
         scale="the temperature has the reward's unit",
+        alone="each counts by its reward",
         ratio=False,
     ),
     "diffusion_dpo": Row({"group": 6, "beta": 10.0, "pairs": 2, "draws": 4, "updates": 2}, ratio=False),

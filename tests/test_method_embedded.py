@@ -31,7 +31,7 @@ GROUP = 4
 @cache
 def model(noisy: bool) -> tuple[SD3Policy, list[Tensor]]:
     """Loaded once, so that its texts are encoded once; with the adapter's first weights."""
-    spec = PolicySpec(dtype="float32", steps=5, max_sequence_length=16, noise_head=noisy, lora=LoraSpec(rank=4, alpha=8.0))
+    spec = PolicySpec(dtype="float32", steps=6, max_sequence_length=16, noise_head=noisy, lora=LoraSpec(rank=4, alpha=8.0))
     policy = load_policy(spec, "cpu")
     return policy, [p.detach().clone() for _, p in policy.trainable()]
 
@@ -60,7 +60,7 @@ def parts(name: str) -> Parts:
             p.copy_(start)
     args = row.args | {"group": min(GROUP, row.args["group"])}
     recipe = Recipe(
-        policy=PolicySpec(steps=5, noise_head=row.noisy),
+        policy=PolicySpec(steps=6, noise_head=row.noisy),
         optim=OptimSpec(lr=1e-3),
         sizes=SizesSpec(prompts=2, group=args["group"], slice=8, batch=8),
     )
