@@ -1,6 +1,7 @@
-"""Draw all methods side by side, for the README:  python benchmarks/methods_figure.py [assets/figures/methods.png]
+"""Draw all ways to sample side by side, for the README:  python benchmarks/methods_figure.py [assets/figures/methods.png]
 
-Ten steps and few images each, so that the trees can be read; the captions count what is drawn.
+Each tree once, under the first method that has it and the number of others. Ten steps and few images each, so that the trees can be
+read; the captions count what is drawn.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from typing import Any
 
 from flowrl import methods
 from flowrl.cli.plan import save
-from flowrl.samplers import schedules
+from flowrl.samplers import Plan, schedules
+from flowrl.samplers.solvers import Solver
 
 STEPS = 10
 SMALL: dict[str, dict[str, Any]] = {
@@ -25,12 +27,15 @@ SMALL: dict[str, dict[str, Any]] = {
 def main() -> None:
     out = Path(sys.argv[1]) if len(sys.argv) > 1 else Path("assets/figures/methods.png")
     sigmas = schedules.linear_shift(STEPS, 2.0)
-    plans = {}
+    drawn: dict[object, tuple[list[str], Plan, Solver]] = {}
     for name, make in methods.TABLE.items():
         method = make(**SMALL.get(name, {"group": 4}))
-        plans[name] = (method.plan_at(0, sigmas, 0), method.solver)
+        plan = method.plan_at(0, sigmas, 0)
+        tree = tuple(tuple(t.tolist()) for t in (plan.sigma, plan.parent, plan.noisy))
+        drawn.setdefault(tree, ([], plan, method.solver))[0].append(name)
+    plans = {f"{names[0]} (+{len(names) - 1})" if names[1:] else names[0]: (plan, solver) for names, plan, solver in drawn.values()}
     save(out, plans)
-    print(f"{len(plans)} methods drawn into {out}")
+    print(f"{len(methods.TABLE)} methods on {len(plans)} trees drawn into {out}")
 
 
 if __name__ == "__main__":

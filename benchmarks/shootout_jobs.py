@@ -134,14 +134,13 @@ def search(o: Options, name: str) -> list[Job]:
 
 
 def jobs(o: Options, lines: Sequence[Line]) -> list[Job]:
-    """All that can be run now, in order: base, searches, then seed after seed; a method's runs follow its whole search."""
+    """All that can be run now, in order: base, searches, seed after seed, controls; a method's runs follow its whole search."""
     rate = {name: chosen(lines, search(o, name)) for name in o.methods}
     out = [Job("base", "", {}, 0, 0.0, 0, 0.0, o.captions, o.images), *(job for name in o.methods for job in search(o, name))]
-    for i, seed in enumerate(o.seeds):
-        for kind in ("run", "control") if o.controls and i == 0 else ("run",):
-            out += [
-                Job(kind, name, METHODS[name][1], METHODS[name][0], lr, seed, o.minutes, o.captions, o.images)
-                for name, lr in rate.items()
-                if lr is not None
-            ]
+    for kind, seed in [*(("run", seed) for seed in o.seeds), *(("control", seed) for seed in o.seeds[:1] if o.controls)]:
+        out += [
+            Job(kind, name, METHODS[name][1], METHODS[name][0], lr, seed, o.minutes, o.captions, o.images)
+            for name, lr in rate.items()
+            if lr is not None
+        ]
     return out

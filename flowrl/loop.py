@@ -145,6 +145,11 @@ def warmed(session: Session, spec: OptimSpec) -> float:
     return lr
 
 
+def keyed(parts: Parts[Any], session: Session) -> Source:
+    """The noise of this iteration."""
+    return Source(parts.recipe.run.seed, session.iteration)
+
+
 def batches(plans: list[Plan]) -> list[list[int]]:
     """Slots with equal plans, together."""
     groups: dict[object, list[int]] = {}
@@ -199,7 +204,7 @@ def _collect(
 ) -> tuple[Work, dict[str, float], list[Earned]]:
     """Prompts that share a plan, from rollout to queries, with their row of metrics and what each of them earned."""
     policy, world, run = parts.policy, parts.world, parts.recipe.run
-    noise = Source(run.seed, session.iteration)
+    noise = keyed(parts, session)
     rewards = {name: reward for name, (reward, _) in parts.rewards.items()}
     factors = {name: factor for name, (_, factor) in parts.rewards.items()}
 
@@ -242,7 +247,7 @@ def _collect(
 def _train(parts: Parts[Method], session: Session, works: list[Work]) -> dict[str, float]:
     """The optimizer steps of an iteration."""
     method, run = parts.method, parts.recipe.run
-    noise, clock = Source(run.seed, session.iteration), time.perf_counter()
+    noise, clock = keyed(parts, session), time.perf_counter()
     try:
         trained = update(
             parts.policy,

@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
-import importlib
-import importlib.util
 import math
-import re
-import sys
 from collections.abc import Callable
-from pathlib import Path
-from types import ModuleType
 from typing import Any, NamedTuple
 
 from .base import Reward, WithGraph
 from .lift import Differentiable, Lifted, LiftedWithGraph
+from .load import FILE, MODULE, load, present
 
 HERE = __name__.rpartition(".")[0]
 
@@ -41,9 +35,6 @@ TABLE: dict[str, Row] = {
     "jpeg_compressibility": Row(f"{HERE}.jpeg:jpeg_compressibility", "minus the size of the JPEG file in kB (DDPO)"),
     "jpeg_incompressibility": Row(f"{HERE}.jpeg:jpeg_incompressibility", "size of the JPEG file in kB (DDPO)"),
 }
-
-_FILE = re.compile(r"(?P<file>.+\.py):(?P<name>[^:/\\]+)")
-_MODULE = re.compile(r"(?P<module>[A-Za-z_][\w.]*):(?P<name>[A-Za-z_][\w.]*)")
 
 
 def parse(text: str) -> tuple[str, float]:
@@ -85,11 +76,11 @@ def make(spec: str | Callable[..., Any] | Reward, name: str | None = None, devic
     _check(spec)
     head, _, variant = spec.partition(":")
     if head not in TABLE:
-        return _lift(_load(spec), name)
+        return _lift(load(spec, "reward", f"{_nearest(spec.partition(':')[0])} "), name)
     row = TABLE[head]
     if variant and not row.variants:
         raise ValueError(f"reward {head!r} has no variants, but {spec!r} asks for {variant!r}; write {head!r}")
-    target = _load(row.target)
+    target = load(row.target, "reward")
     if not row.variants:
         return _lift(target, name)
     where = {"device": device} if row.device else {}
@@ -120,62 +111,15 @@ def _check(spec: str) -> None:
         if spec == f"{head}:":
             raise ValueError(f"reward {spec!r} ends in ':' but names no variant; write {head!r}")
         return
-    if match := _FILE.fullmatch(spec):
-        if not Path(match["file"]).is_file():
-            raise FileNotFoundError(f"reward {spec!r}: there is no file {match['file']!r} (looked in {Path.cwd()})")
+    if FILE.fullmatch(spec):
+        present(spec, "reward")
         return
     if spec.endswith(".py"):
         raise ValueError(f"reward {spec!r} names a file but no function in it; write {spec}:FUNCTION")
-    if not _MODULE.fullmatch(spec):
+    if not MODULE.fullmatch(spec):
         raise ValueError(f"there is no reward {spec!r}; {_nearest(head)} Your own is written module:function or file.py:function")
 
 
 def _nearest(name: str) -> str:
     near = difflib.get_close_matches(name, TABLE, n=3, cutoff=0.5)
     return f"did you mean {' or '.join(near)}? Known are {', '.join(TABLE)}." if near else f"known are {', '.join(TABLE)}."
-
-
-def _load(spec: str) -> Any:
-    where, _, names = spec.rpartition(":")
-    value: Any = _execute(Path(where).resolve(), spec) if _FILE.fullmatch(spec) else _import(where, spec)
-    for name in names.split("."):
-        try:
-            value = getattr(value, name)
-        except AttributeError:
-            public = [known for known in dir(value) if not known.startswith("_")]
-            near = difflib.get_close_matches(name, public, n=3)
-            hint = f"did you mean {' or '.join(near)}?" if near else f"it has {', '.join(public[:20]) or 'no public names'}"
-            raise ValueError(f"reward {spec!r}: {where} has no {name!r}; {hint}") from None
-    return value
-
-
-def _import(module: str, spec: str) -> ModuleType:
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        # a missing package that the module itself imports is the module's error, not a misspelt name
-        if error.name is None or not (module == error.name or module.startswith(error.name + ".")):
-            raise
-        raise ValueError(
-            f"reward {spec!r}: there is no module {error.name!r}; {_nearest(spec.partition(':')[0])} "
-            "A module of yours must be on PYTHONPATH; a file is written file.py:function"
-        ) from error
-
-
-def _execute(path: Path, spec: str) -> ModuleType:
-    # named by its path, so two files called reward.py live side by side
-    name = f"{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
-    found = importlib.util.spec_from_file_location(name, path)
-    if found is None or found.loader is None:
-        raise ValueError(f"reward {spec!r}: {path} cannot be loaded as a Python file")
-    module = importlib.util.module_from_spec(found)
-    sys.modules[name] = module  # dataclasses and pickle look their module up there
-    sys.path.append(str(path.parent))  # its neighbours can be imported while it loads; last, so it shadows nothing
-    try:
-        found.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    finally:
-        sys.path.remove(str(path.parent))
-    return module

@@ -246,7 +246,11 @@ MUTANTS = (
     Mutant("clip on the wrong side", RATIO, "torch.maximum(-advantage", "torch.minimum(-advantage", "test_objectives.py"),
     Mutant("dual clip for good samples", RATIO, "torch.where(advantage < 0", "torch.where(advantage > 0", "test_objectives.py"),
     Mutant(
-        "prediction detached", CLIP, 'now = u["current"][batch.row]', 'now = u["current"].detach()[batch.row]', "test_objectives.py"
+        "prediction detached",
+        RATIO,
+        'now = u["current"][batch.row]',
+        'now = u["current"].detach()[batch.row]',
+        "test_objectives.py",
     ),
     Mutant("KL with b, not b^2", RATIO, "(b**2 / (2 * s**2))", "(b / (2 * s**2))", "test_objectives.py"),
     Mutant(
@@ -255,9 +259,9 @@ MUTANTS = (
     Mutant("floor of the clip removed", RATIO, "if min(low, high) < floor:", "if False:", "test_objectives.py"),
     Mutant(
         "KL without its weight",
-        CLIP,
-        "self.high, self.dual)).sum()\n        total = policy + self.beta * (batch.kl_weight * kl)",
-        "self.high, self.dual)).sum()\n        total = policy + self.beta * (batch.weight * kl)",
+        RATIO,
+        "batch.kl_scale * (batch.kl_weight * kl)",
+        "batch.kl_scale * (batch.weight * kl)",
         "test_objectives.py",
     ),
     Mutant(
@@ -432,7 +436,7 @@ MUTANTS = (
     ),
     Mutant(
         "the best of a flat prompt",
-        "flowrl/methods/choice.py",
+        "flowrl/advantage/choice.py",
         "(chosen & uneven).float(), chosen & uneven",
         "chosen.float(), chosen",
         "test_forward.py::test_choices_of_leaves",
@@ -464,14 +468,14 @@ MUTANTS = (
     Mutant(
         "every iteration has the same noise",
         "flowrl/loop.py",
-        "Source(run.seed, session.iteration)",
-        "Source(run.seed, 0)",
+        "Source(parts.recipe.run.seed, session.iteration)",
+        "Source(parts.recipe.run.seed, 0)",
         "test_methods.py",
     ),
     Mutant(
         "seed of the run ignored",
         "flowrl/loop.py",
-        "Source(run.seed, session.iteration)",
+        "Source(parts.recipe.run.seed, session.iteration)",
         "Source(0, session.iteration)",
         "test_methods.py",
     ),

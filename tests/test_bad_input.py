@@ -26,7 +26,7 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "method of a missing module": (
         {"method.name": "nowhere:f"},
-        r"method 'nowhere:f' could not be imported: No module named 'nowhere'",
+        r"method 'nowhere:f': there is no module 'nowhere'",
     ),
     "unknown argument": ({"method.args": {"windo": 2}}, r"unknown setting method\.args\.windo: did you mean method\.args\.window"),
     "argument of the wrong type": ({"method.args": {"window": "two"}}, r"method\.args\.window: expected a whole number, got 'two'"),

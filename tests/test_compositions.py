@@ -54,7 +54,7 @@ ALL: dict[str, Advantage] = {
     "mc": adv.Composed(partial(adv.mc, drop=True), least=3, zero_sum=False),
     "win rate": adv.WinRate(),
     "granular": adv.Granular(),
-    "best of": adv.BestOf(2),
+    "best of": adv.Best(2),
     "strata": adv.San(lambda outcome: torch.tensor([0, 1, 0, 1]).expand(len(outcome.prompts), -1)),
     "tracked": adv.Tracked(least=8),
     "dcpo": adv.Dcpo(),
@@ -273,7 +273,7 @@ def leaves(credit: Credit, plan: Plan = CHAINS) -> list[list[float]]:
 
 
 def test_best_of_n_imitates_the_n_best() -> None:
-    credit, _ = adv.BestOf(1).apply(of(), {})
+    credit, _ = adv.Best(1).apply(of(), {})
     assert leaves(credit) == [[0, 1, 0, 0], [1, 0, 0, 0], [0, 0, 1, 0]]
     assert torch.equal(credit.advantage, credit.weight) and torch.equal(credit.weight, credit.kl_weight)
 

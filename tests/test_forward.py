@@ -17,8 +17,8 @@ from test_objectives import NOISE, credit_of, moved, trained
 from torch import Tensor
 
 from flowrl import methods, objectives
+from flowrl.advantage import Best, Pairs, Rewarded
 from flowrl.loop import iterate
-from flowrl.methods.choice import Best, Pairs, Rewarded
 from flowrl.replay import form
 from flowrl.rewards import make
 from flowrl.samplers import Rollout, paths

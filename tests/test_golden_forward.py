@@ -12,7 +12,7 @@ from test_golden import cases
 from torch import Tensor
 
 from flowrl import methods, objectives
-from flowrl.methods.choice import Best, Pairs, Rewarded
+from flowrl.advantage import Best, Pairs, Rewarded
 from flowrl.objectives.awm import Weighting
 from flowrl.objectives.nft import Mode
 from flowrl.rewards.base import Scores

@@ -10,10 +10,14 @@ import torch
 from golden_reader import Case, load
 from torch import Tensor
 
-from flowrl import objectives
+from flowrl import advantage, objectives
+from flowrl.methods import warming
 from flowrl.objectives import pools
-from flowrl.samplers import kl
-from flowrl.types import Batch, Objective
+from flowrl.rewards.adversarial import hinge, two_way
+from flowrl.rewards.base import Scores
+from flowrl.samplers import chains, kl, laws, schedules
+from flowrl.types import Batch, Credit, Objective, Outcome, WeightSet
+from flowrl.weights import Weights
 
 DOUBLE = {"": (torch.float64, 1e-9), "_f32": (torch.float32, 2e-4)}
 
@@ -261,3 +265,62 @@ def test_rapos_forward_kl() -> None:
     value = objectives.forward_kl(log_prob - case["log_prob_ref"])
     same(value, case["kl"])
     same(gradient(value.sum(), log_prob), case["grad"])
+
+
+# ------------------------------------------------------------------ around the objectives
+@pytest.mark.parametrize(("decay", "every"), [(0.9, 8), (0.9, 1), (0.99, 1)])
+def test_the_average_of_the_weights_follows_as_theirs(decay: float, every: int) -> None:
+    case = only("misc_ema")
+    layer = torch.nn.Linear(5, 1, bias=False, dtype=torch.float64)
+
+    class Policy:
+        adapted = False
+
+        def trainable(self) -> list[tuple[str, torch.nn.Parameter]]:
+            return list(layer.named_parameters())
+
+    with torch.no_grad():
+        layer.weight.copy_(case["param"][:1])
+        sets = Weights(Policy(), {"average": WeightSet("ema", decay=warming(decay, every))})  # pyright: ignore[reportArgumentType]
+        for step, weight in enumerate(case["param"]):
+            layer.weight.copy_(weight[None])
+            sets.follow(step, {})
+            same(sets.stored["average"][0][0], case[f"ema_{decay}_{every}"][step])
+
+
+def test_the_discriminators_losses_are_adv_grpos() -> None:
+    case = only("obj_adv_grpo_discriminator")
+    w1, w2 = (case[n].clone().requires_grad_() for n in ("W1", "W2"))
+
+    def head(x: Tensor) -> Tensor:
+        return torch.nn.functional.gelu(x @ w1.T + case["b1"]) @ w2.T + case["b2"]
+
+    image = hinge(head(case["cls_real"]), head(case["cls_fake"]))
+    picked = (
+        torch.stack([patches[at] for patches, at in zip(case[f"patch_{k}"], case[f"idx_{k}"], strict=True)])
+        for k in ("real", "fake")
+    )
+    patch = hinge(*(head(p) for p in picked))
+    same(image, case["image_loss"])
+    same(patch, case["patch_loss"])
+    loss = image + case.args["patch_loss_weight"] * patch
+    same(loss, case["d_loss"])
+    same(gradient(loss, w1), case["grad_W1"])
+    same(gradient(loss, w2), case["grad_W2"])
+    real, fake = (case[n].clone().requires_grad_() for n in ("img_ref", "img_gen"))
+    loss = two_way(case["text"], real, fake, case["logit_scale"])
+    same(loss, case["clip_loss"])
+    same(gradient(loss, real), case["grad_ref"])
+    same(gradient(loss, fake), case["grad_gen"])
+
+
+def test_the_kl_controller_is_pref_grpos() -> None:
+    """One image an iteration, target 0.01, horizon 100; their coefficient starts at 0.04, ours is a factor of it."""
+    case = only("obj_gaussian_kl")
+    plan, one = chains(schedules.sd3(4), laws.ode(), (), 1), torch.ones(1, 5)
+    control = advantage.Adaptive(advantage.lift(lambda outcome: Credit(one, one, one)), 0.01, 100.0)
+    state, scores = control.init(), {"r": Scores(torch.zeros(1, 1), torch.ones(1, 1, dtype=torch.bool))}
+    for k, expected in zip(case["ctl_kl"].tolist(), case["ctl_beta"].tolist(), strict=True):
+        outcome = Outcome(plan, scores, {"r": 1.0}, ["a prompt"], [{}], torch.zeros(1), 0, metrics={"kl/mean": k})
+        credit, state = control.apply(outcome, state)
+        assert 0.04 * credit.kl_scale == pytest.approx(expected, rel=1e-9)

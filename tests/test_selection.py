@@ -292,7 +292,7 @@ def test_budgets_that_cannot_be_are_a_sentence(args: dict[str, Any], words: str)
         ("variance_aware", {"refresh": 0}, "refresh is 0"),
         ("xrpo", {"alpha": 1.0}, "alpha is 1"),
         ("bandid", {}, "data.selection.name 'bandid' is unknown .did you mean 'bandit'"),
-        ("no.module:made", {}, "selection 'no.module:made' could not be imported"),
+        ("no.module:made", {}, "selection 'no.module:made': there is no module 'no'"),
     ],
 )
 def test_arguments_that_cannot_be_are_a_sentence(name: str, args: dict[str, Any], words: str) -> None:

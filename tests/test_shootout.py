@@ -52,7 +52,7 @@ def names(lines: Sequence[Any]) -> list[tuple[str, str, int]]:
     return [(line["kind"], line["method"], line["seed"]) for line in lines]
 
 
-def test_work_goes_base_searches_then_seed_by_seed_with_controls_after_the_first(tmp_path: Path) -> None:
+def test_work_goes_base_searches_seed_by_seed_and_controls_last(tmp_path: Path) -> None:
     assert shootout.work(SMALL, tmp_path / "s.jsonl", made_up) == 0
     lines = book.read(tmp_path / "s.jsonl")
     pair = ("flow_grpo", "diffusion_nft")
@@ -60,8 +60,8 @@ def test_work_goes_base_searches_then_seed_by_seed_with_controls_after_the_first
         ("base", "", 0),
         *[("search", name, book.SEARCH_SEED) for name in pair for _ in SMALL.rates],
         *[("run", name, 0) for name in pair],
-        *[("control", name, 0) for name in pair],
         *[("run", name, 1) for name in pair],
+        *[("control", name, 0) for name in pair],
     ]
     # the best rate, of equal ones the lowest
     assert {line["method"]: line["lr"] for line in lines if line["kind"] == "run"} == {"flow_grpo": 1e-4, "diffusion_nft": 1e-3}

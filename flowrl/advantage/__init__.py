@@ -1,17 +1,18 @@
 """From rewards to credit on the nodes of a plan.
 
 Small pure functions on r [P, L] with a mask: `group`, `several`, `preference`, `diversity`, `selection`, `trees`; with a memory
-`history`; ported from language-model RL `ported`, `ported_history`. Their compositions on plans: `credit`, `leafwise`, and around
-others `wrappers`, `control`.
+`history`; ported from language-model RL `ported`, `ported_history`.
+Their compositions on plans: `credit`, `leafwise`, `choice`, and around others `wrappers`, `control`.
 Statistics are taken in float64; what is invalid takes no part in them and gets advantage 0.
 """
 
+from .choice import Best, Pairs, Rewarded
 from .control import Adaptive, Gardo, Gated, Unlikely
 from .credit import Composed, Granular, Group, WinRate, rewards, settled, weighed
 from .diversity import adapted, diverse, drifted, gate, nearest, uncertainty
 from .group import Estimate, best, best_worst, center, quasi, raw, rloo, zscore
 from .history import tracked
-from .leafwise import BestOf, Bundled, Dcpo, San, Spo, Tracked, carried
+from .leafwise import Bundled, Dcpo, San, Spo, Tracked, carried
 from .ported import d3s, gpg, mc, min_norm, ngrpo, noon, pama, pass_at_k, san, tempo, treepo, unlikely
 from .ported_history import Risk, dcpo, earned, followed, riskpo, spo, spo_start, spo_weights
 from .preference import blended, win_rate, wins
@@ -22,7 +23,7 @@ from .wrappers import Downsampled, Extremes, Lifted, Narrowed, Pareto, Pruned, k
 
 __all__ = [
     "Adaptive",
-    "BestOf",
+    "Best",
     "Bundled",
     "Combine",
     "Composed",
@@ -37,8 +38,10 @@ __all__ = [
     "Group",
     "Lifted",
     "Narrowed",
+    "Pairs",
     "Pareto",
     "Pruned",
+    "Rewarded",
     "Risk",
     "San",
     "Spo",

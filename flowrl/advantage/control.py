@@ -99,7 +99,7 @@ class Gardo:
             )
         others = [name for name, factor in outcome.weights.items() if not factor]
         if not others:
-            raise ValueError("GARDO compares the trained reward with others; add one with the factor 0")
+            raise ValueError("GARDO compares the trained reward with others; add one of weight 0, for example --reward clip=0")
         credit, inner = self.inner.apply(outcome, state["inner"])
         plan, (r, valid) = outcome.plan, weighed(outcome)
         distance = node_rewards(plan, nearest(outcome.features, valid))

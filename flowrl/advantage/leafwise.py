@@ -19,32 +19,12 @@ from .credit import settled, weighed
 from .history import tracked
 from .ported import san
 from .ported_history import Risk, dcpo, earned, followed, riskpo, spo
-from .selection import top
 from .trees import node_rewards
 
 
 def carried(plan: Plan, a: Tensor, valid: Tensor, clamp: float | None) -> Credit:
     """Credit of the leaves' advantages [P, L]: each edge has the mean over the valid leaves below it."""
     return settled(node_rewards(plan, a, valid), clamp)
-
-
-@dataclass(frozen=True)
-class BestOf:
-    """Advantage 1 for the ways to the n best images of a prompt, weight 0 for all others: what supervised training imitates.
-
-    Source: Flow-GRPO, flow_grpo@ac4c86e `PerPromptStatTracker`, type sft (n = 1).
-    """
-
-    n: int = 1
-    zero_sum: ClassVar[bool] = False
-
-    def init(self) -> State:
-        return {}
-
-    def apply(self, outcome: Outcome, state: State) -> tuple[Credit, State]:
-        r, valid = weighed(outcome)
-        on = top(torch.where(valid, r, torch.nan), self.n)
-        return carried(outcome.plan, torch.ones(on.shape), on, None), state
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,26 @@ from flowrl import advantage, objectives
 from flowrl.samplers import Law, Plan, chains, laws, tree, windows
 from flowrl.types import Method, WeightSet
 
+from .average import warming
 
-def reference(beta: float) -> dict[str, WeightSet]:
-    """The weight sets a KL of strength beta needs."""
-    return {"reference": WeightSet("frozen")} if beta else {}
+
+def reference(beta: float, follow: float | None = None, reset: int | None = None) -> dict[str, WeightSet]:
+    """The weight sets a KL of strength beta needs: the start, frozen; with `follow` an average of the weights with that decay; with
+    `reset` the policy of every so many iterations.
+
+    Raises: ValueError for both, a decay outside [0, 1) or a reset below 1.
+    """
+    if not beta:
+        return {}
+    if follow is None and reset is None:
+        return {"reference": WeightSet("frozen")}
+    if follow is not None and reset is not None:
+        raise ValueError("a reference either follows or is reset: give follow or reset, not both")
+    if reset is not None:
+        if reset < 1:
+            raise ValueError(f"a reference that is reset every {reset} iterations: give 1 or more")
+        return {"reference": WeightSet("copy", when=lambda iteration, metrics: (iteration + 1) % reset == 0)}
+    return {"reference": WeightSet("ema", decay=warming(0.0 if follow is None else follow))}
 
 
 Kind = Literal["flow_sde", "cps", "dance_sde", "precise", "dance_precise", "ddim", "dgpo", "sage", "longcat"]
@@ -48,21 +64,28 @@ def flow_grpo(
     updates: int = 2,
     compat: str | None = None,
     law: Kind = "flow_sde",
+    kl: Literal["exact", "forward"] = "exact",
+    follow: float | None = None,
+    reset: int | None = None,
+    target: float | None = None,
 ) -> Method:
     """Flow-GRPO as published for SD3.5-M on GenEval: noise 0.7, clip 1e-4, KL 0.04, groups of 24, global std, two updates a
     rollout.
 
     The last step of the schedule is quiet (their 0.99 of the steps).
+    kl: "forward" is RAPO's estimate.  follow, reset: a reference that follows as an average, or becomes the policy every so many
+    iterations.  target: beta is adapted so that the KL stays near it (`advantage.Adaptive`).
 
     Source: Flow-GRPO (2505.05470), flow_grpo@9745241 config/grpo.py.
     Differs: the KL is the exact one of a step; compat="flow_grpo@9745241" multiplies it by sigma - sigma' as they do.
     """
 
+    credit = advantage.Group(std=std)
     return Method(
         throughout(law_of(law, noise), group),
-        advantage.Group(std=std),
-        objectives.clip(clip, beta=beta, compat=compat),
-        reference(beta),
+        credit if target is None else advantage.Adaptive(credit, target),
+        objectives.clip(clip, beta=beta, compat=compat, kl=kl),
+        reference(beta, follow, reset),
         updates=updates,
     )
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from flowrl import objectives
+from flowrl import advantage, objectives
 from flowrl.samplers import Plan, chains, laws
 from flowrl.types import Advantage, Method
 
-from .choice import Best, Rewarded
 from .flow_grpo import reference
 
 
@@ -20,7 +19,7 @@ def sft(group: int = 24, best: int | None = None, draws: int = 1, beta: float = 
     Source: Flow-GRPO (2505.05470), flow_grpo@ac4c86e scripts/train_sd3_sft.py.
     Differs: prompts of equal rewards are left out.
     """
-    return _matching(group, Best(best), draws, beta, updates)
+    return _matching(group, advantage.Best(best), draws, beta, updates)
 
 
 def rwr(group: int = 24, temperature: float | None = None, draws: int = 1, beta: float = 0.0, updates: int = 1) -> Method:
@@ -29,7 +28,7 @@ def rwr(group: int = 24, temperature: float | None = None, draws: int = 1, beta:
 
     Source: Flow-GRPO (2505.05470), flow_grpo@ac4c86e scripts/train_sd3_sft.py with "rwr".
     """
-    return _matching(group, Rewarded(temperature), draws, beta, updates)
+    return _matching(group, advantage.Rewarded(temperature), draws, beta, updates)
 
 
 def _matching(group: int, credit: Advantage, draws: int, beta: float, updates: int) -> Method:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from flowrl import objectives
+from flowrl import advantage, objectives
 from flowrl.samplers import Plan, chains, laws
 from flowrl.types import Method, WeightSet
-
-from .choice import Pairs
 
 
 def online_dpo(
@@ -48,4 +46,4 @@ def _dpo(group: int, objective: objectives.DPO, pairs: int, kept: WeightSet, upd
     def plan_at(iteration: int, sigmas: Tensor, slot: int) -> Plan:
         return chains(sigmas, laws.ode(), (), group)
 
-    return Method(plan_at, Pairs(pairs), objective, {"reference": kept}, updates=updates)
+    return Method(plan_at, advantage.Pairs(pairs), objective, {"reference": kept}, updates=updates)

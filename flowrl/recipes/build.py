@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from typing import Any
@@ -13,23 +12,12 @@ from flowrl.direct import Direct
 from flowrl.recipe import DataSpec, MethodSpec, Recipe, SelectionSpec
 from flowrl.rewards import make
 from flowrl.rewards.base import Reward
+from flowrl.rewards.load import load
 from flowrl.selection import Selection
 from flowrl.types import Method
 
 SMALLEST = 2
 """A group needs two images before one can be better than another."""
-
-
-def imported(name: str, what: str) -> Any:
-    """The object "module:name".
-
-    Raises: ValueError if there is no such thing.
-    """
-    module, _, attribute = name.partition(":")
-    try:
-        return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"{what} {name!r} could not be imported: {error}") from error
 
 
 METHODS: dict[str, Callable[..., Method | Direct]] = {**methods.TABLE, **direct.TABLE}
@@ -46,10 +34,12 @@ def method(spec: MethodSpec, group: int) -> Method | Direct:
             f"sizes.group is {group}: a group of {group} has nothing to compare with, so every advantage is 0; "
             f"use at least {SMALLEST}"
         )
-    make_method = METHODS.get(spec.name) or (imported(spec.name, "method") if ":" in spec.name else None)
+    make_method = METHODS.get(spec.name) or (load(spec.name, "method") if ":" in spec.name else None)
     if make_method is None:
         near = _near(spec.name, METHODS)
-        raise ValueError(f"method {spec.name!r} is unknown{near}; there are: {', '.join(METHODS)}, or module:function")
+        raise ValueError(
+            f"method {spec.name!r} is unknown{near}; there are: {', '.join(METHODS)}, module:function or file.py:function"
+        )
     if "group" in spec.args:
         raise ValueError("the group size is sizes.group; take method.args.group out")
     return make_method(**settings.arguments(make_method, {**spec.args, "group": group}))
@@ -65,7 +55,7 @@ def chooser(spec: SelectionSpec) -> Selection:
 
     Raises: ValueError for an unknown name or argument, or arguments the selection refuses.
     """
-    make_selection = selection.TABLE.get(spec.name) or (imported(spec.name, "selection") if ":" in spec.name else None)
+    make_selection = selection.TABLE.get(spec.name) or (load(spec.name, "selection") if ":" in spec.name else None)
     if make_selection is None:
         near = _near(spec.name, selection.TABLE)
         raise ValueError(
@@ -135,4 +125,4 @@ def judges(names: Sequence[str], device: str) -> dict[str, Reward]:
 
 
 def features(name: str | None) -> Callable[..., Any] | None:
-    return None if name is None else imported(name, "features")
+    return None if name is None else load(name, "features")

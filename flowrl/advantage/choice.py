@@ -1,15 +1,20 @@
-"""Credit by choice: which leaves of a prompt count at all."""
+"""Compositions that choose: which images of a prompt count at all. What is chosen is carried up the plan, to imitate or to prefer
+the whole way. See `credit` for zero_sum.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
-from torch import Tensor
 
-from flowrl.advantage import weighed
-from flowrl.advantage.group import enough
-from flowrl.types import Credit, Outcome, State
+from flowrl.rewards.base import State
+from flowrl.types import Credit, Outcome
+
+from .credit import weighed
+from .group import enough
+from .leafwise import carried
 
 
 @dataclass(frozen=True)
@@ -23,6 +28,7 @@ class Pairs:
     """
 
     count: int = 1
+    zero_sum: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.count < 1:
@@ -42,7 +48,7 @@ class Pairs:
             for winner, loser in zip(down[: self.count], up[: self.count], strict=True):
                 if r[i, winner] > r[i, loser]:
                     a[i, winner], a[i, loser] = 1, -1
-        return on_leaves(outcome, a, a != 0), state
+        return carried(outcome.plan, a, a != 0, None), state
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,7 @@ class Best:
     """
 
     count: int | None = None
+    zero_sum: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if self.count is not None and self.count < 1:
@@ -73,7 +80,7 @@ class Best:
         if self.count is not None:
             order = torch.where(valid, r, -torch.inf).argsort(dim=1, descending=True, stable=True)
             chosen = valid & (order.argsort(1) < self.count)
-        return on_leaves(outcome, (chosen & uneven).float(), chosen & uneven), state
+        return carried(outcome.plan, (chosen & uneven).float(), chosen & uneven, None), state
 
 
 @dataclass(frozen=True)
@@ -89,6 +96,7 @@ class Rewarded:
     """
 
     temperature: float | None = None
+    zero_sum: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if self.temperature is not None and self.temperature <= 0:
@@ -104,13 +112,4 @@ class Rewarded:
             # a row without any score has no softmax
             logits = torch.where(valid, r / self.temperature, -torch.inf)
             a = (logits.softmax(1) * valid.sum(1, keepdim=True)).nan_to_num(0)
-        return on_leaves(outcome, a, valid), state
-
-
-def on_leaves(outcome: Outcome, advantage: Tensor, used: Tensor) -> Credit:
-    """Credit of the leaves alone, from advantage and bool [P, L]."""
-    plan = outcome.plan
-    whole = torch.zeros(len(advantage), len(plan.parent))
-    a, weight = whole.clone(), whole.clone()
-    a[:, plan.leaves], weight[:, plan.leaves] = advantage.float(), used.float()
-    return Credit(a, weight, weight.clone())
+        return carried(outcome.plan, a, valid, None), state
