@@ -37,6 +37,9 @@ class Mutant(NamedTuple):
 RATES, BUDGETS, CHOSEN = "flowrl/selection/history.py", "flowrl/selection/budgets.py", "test_selection.py"
 LAWS, STEP, WALK, SOLVERS = "samplers/laws.py", "kernels/ops/step.py", "samplers/walk.py", "samplers/solvers.py"
 RATIO, CLIP, NFT = (f"flowrl/objectives/{name}.py" for name in ("ratio", "clip", "nft"))
+SURROGATES, GROUPWISE, POOLS, NEIGHBOR = (
+    f"flowrl/objectives/{name}.py" for name in ("surrogates", "groupwise", "pools", "neighbor")
+)
 RENOISE, AWM, DPO, DGPO, MATCHING = (
     f"flowrl/objectives/{name}.py" for name in ("renoise", "awm", "preference", "dgpo", "matching")
 )
@@ -261,6 +264,89 @@ MUTANTS = (
         "batch.kl_scale * (batch.weight * kl)",
         "test_objectives.py",
     ),
+    Mutant(
+        "the scale of a KL multiplies nothing",
+        RATIO,
+        "policy + beta * batch.kl_scale * (batch",
+        "policy + beta * (batch",
+        "test_surrogates.py",
+    ),
+    Mutant("forward KL of the other direction", RATIO, "log_x = -log_ratio", "log_x = log_ratio", "test_surrogates.py"),
+    Mutant("k2 without its half", RATIO, "return d**2 / 2", "return d**2", "test_surrogates.py"),
+    Mutant("no clip of 1 and more", RATIO, "if low < 1 else -math.inf", "if low < 99 else -math.inf", "test_surrogates.py"),
+    Mutant(
+        "guard divides by the wrong one",
+        CLIP,
+        'batch.delta if self.by == "step"',
+        'batch.delta if self.by == "slope"',
+        "test_surrogates.py",
+    ),
+    Mutant(
+        "the KL's share of a step left out",
+        "flowrl/update.py",
+        "q.kl_weight * kl * kl_share",
+        "q.kl_weight * kl",
+        "test_surrogates.py",
+    ),
+    Mutant("LongCat's KL not squared", "flowrl/methods/steps.py", "scale(steps) ** 2", "scale(steps)", "test_surrogates.py"),
+    Mutant(
+        "cispo's weight carries gradient",
+        SURROGATES,
+        "log_ratio.detach().exp().clamp(1 - low",
+        "log_ratio.exp().clamp(1 - low",
+        "test_surrogates.py",
+    ),
+    Mutant(
+        "sapo's temperatures swapped",
+        SURROGATES,
+        "torch.where(advantage > 0, up, down)",
+        "torch.where(advantage < 0, up, down)",
+        "test_surrogates.py",
+    ),
+    Mutant(
+        "densities pass for probabilities", SURROGATES, "(probability > 1).any()", "(probability > 9).any()", "test_surrogates.py"
+    ),
+    Mutant("equal ratios stay equal", GROUPWISE, "alike = variance <= 0", "alike = variance < -1", "test_surrogates.py"),
+    Mutant("contrast with nothing", GROUPWISE, "if len(up) and len(down):", "if len(up) or len(down):", "test_surrogates.py"),
+    Mutant("a hinge that pulls below its limit", GROUPWISE, ".clamp(min=0) * kl", " * kl", "test_surrogates.py"),
+    Mutant("masked steps in the mean of a pool", POOLS, "else counted.to(values)", "else 1 + 0 * values", "test_surrogates.py"),
+    Mutant(
+        "one trajectory of all prompts",
+        POOLS,
+        "of(batch.group, batch.plan.ends",
+        "of(0 * batch.group, batch.plan.ends",
+        "test_surrogates.py",
+    ),
+    Mutant(
+        "the scale of distances carries gradient",
+        NEIGHBOR,
+        "mean_of(distance.detach(), pool)",
+        "mean_of(distance, pool)",
+        "test_surrogates.py",
+    ),
+    Mutant(
+        "gradients given to other slices",
+        "flowrl/replay.py",
+        "grads = leaf.grad[first:].split(",
+        "grads = leaf.grad[first:].flip(0).split(",
+        "test_coupled.py",
+    ),
+    # the table of all methods
+    Mutant(
+        "GARDO divides by a std",
+        "flowrl/methods/rewards.py",
+        "credit = advantage.Composed(advantage.center, zero_sum=False)",
+        "credit = advantage.Group()",
+        "test_method_promises.py::test_the_unit_of_the_reward_changes_no_credit_where_that_is_promised",
+    ),
+    Mutant(
+        "GRPO-Guard is Flow-GRPO",
+        "flowrl/methods/flow_grpo.py",
+        "objectives.guard(clip, beta=beta)",
+        "objectives.clip(clip, beta=beta)",
+        "test_method_promises.py::test_plan_and_gradient_of_any_two_methods_differ_but_for_aliases",
+    ),
+    Mutant("G2RPO compares one with nothing", TREES, 'ddof + 1, "this advantage")', '0, "this advantage")', "test_refusals.py"),
     Mutant("NFT prefers what is bad", NFT, "(0.5 + advantage /", "(0.5 - advantage /", "test_golden.py"),
     Mutant("NFT's divisor carries gradient", NFT, "error.detach().abs()", "error.abs()", "test_golden.py"),
     Mutant("one noise for all draws of a leaf", RENOISE, "else leaf * draws + draw,", "else leaf * draws,", "test_objectives.py"),

@@ -11,8 +11,8 @@ import torch
 import toy
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from method_table import parts, session
 from test_golden_forward import batch_of, credited
-from test_methods import parts, session
 from test_objectives import NOISE, credit_of, moved, trained
 from torch import Tensor
 

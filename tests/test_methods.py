@@ -4,95 +4,19 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
 import toy
+from method_table import TABLE, parts, session
 
 from flowrl import methods
-from flowrl.loop import Parts, Session, begin, iterate
-from flowrl.recipe import OptimSpec, PolicySpec, Recipe, RunSpec, SizesSpec
+from flowrl.loop import begin, iterate
+from flowrl.recipe import OptimSpec, SizesSpec
 from flowrl.replay import RatioError
 from flowrl.samplers import schedules
 from flowrl.sizes import Sizes
 from flowrl.types import Method
-
-SMALL: dict[str, dict[str, Any]] = {
-    "flow_grpo": {"group": 6, "clip": 1e-2, "beta": 1e-3},
-    "flow_grpo_fast": {"group": 6, "clip": 1e-2, "window": 2, "high": 4},
-    "grpo_guard": {"group": 6, "clip": 1e-2},
-    "flow_dppo": {"group": 6, "threshold": 1e-2},
-    "flow_noise": {"group": 6, "low": 0.1, "high": 0.4},
-    "dance_grpo": {"group": 6, "clip": 1e-2, "updates": 2},
-    "mix_grpo": {"group": 6, "clip": 1e-2, "window": 2, "every": 2, "updates": 2},
-    "mix_grpo_flash": {"group": 6, "clip": 1e-2, "window": 2, "every": 2, "updates": 2},
-    "branch_grpo": {"group": 6, "clip": 1e-2, "points": (0, 2), "strength": 4.0, "fusion": "softmax", "updates": 2},
-    "tree_rpo": {"group": 4, "clip": 1e-2, "depth": 2, "every": 2, "updates": 2},
-    "tempflow_grpo": {"group": 4, "teeth": 2, "clip": 1e-2},
-    "g2rpo": {"group": 4, "steps": 2, "strides": (1, 2), "clip": 1e-2},
-    "e_grpo": {"group": 6, "clip": 1e-2, "updates": 2},
-    "flash_grpo": {"group": 6, "clip": 1e-2},
-    "flow_cps": {"group": 6, "clip": 1e-2},
-    "precise": {"group": 6, "clip": 1e-2},
-    "sage_grpo": {"group": 6, "clip": 1e-2, "every": 2},
-    "longcat": {"group": 6, "clip": 1e-2},
-    "hicogen": {"group": 6, "clip": 1e-2, "noise": 0.5, "updates": 2},
-    "ddpo": {"group": 6, "clip": 1e-2, "noise": 0.7, "buffer": 12},
-    "neighbor_grpo": {"group": 6, "anchors": 2, "clip": 0.2},
-    "pref_grpo": {"group": 6, "clip": 1e-2, "updates": 2},
-    "adv_grpo": {"group": 6, "clip": 1e-2},
-    "gardo": {"group": 6, "clip": 1e-2, "beta": 1e-3, "every": 3},
-    "parrot": {"group": 6, "clip": 1e-2},
-    "gdpo": {"group": 6, "clip": 1e-2, "beta": 1e-3},
-    "mc_grpo": {"group": 7, "clip": 1e-2, "beta": 1e-3},
-    "ngrpo": {"group": 6, "best": 8.0, "low": 1e-2, "high": 1e-2},
-    "dcpo": {"group": 6, "clip": 1e-2},
-    "spo": {"group": 6, "clip": 1e-2},
-    "reg_grpo": {"group": 6},
-    "disco": {"group": 6, "limit": 1e-2},
-    "gspo": {"group": 6, "low": 1e-2, "high": 1e-2, "updates": 2},
-    "cispo": {"group": 6, "high": 1e-2, "updates": 2},
-    "diffusion_nft": {"group": 6, "draws": 4, "updates": 2},
-    "awm": {"group": 6, "updates": 2},
-    "dgpo": {"group": 6, "beta": 10.0, "clip": 0.5, "updates": 2},
-    "sft": {"group": 6, "best": 2, "draws": 4, "updates": 2},
-    "rwr": {"group": 6, "temperature": 0.3, "draws": 4, "updates": 2},
-    "diffusion_dpo": {"group": 6, "beta": 10.0, "pairs": 2, "draws": 4, "updates": 2},
-    "online_dpo": {"group": 6, "beta": 10.0, "draws": 4, "every": 2, "updates": 2},
-}
-"""The smallest arguments that keep a method's structure; every row of the table of methods has one."""
-
-LONG = {"parrot": 60}
-"""Iterations of those that learn from few images of each: parrot from the best of the whole batch."""
-
-MOVING = (
-    "flow_grpo_fast",
-    "mix_grpo",
-    "mix_grpo_flash",
-    "tree_rpo",
-    "e_grpo",
-    "flash_grpo",
-    "longcat",
-    "adv_grpo",
-)
-"""Methods whose noise moves along the schedule."""
-
-WITHOUT_RATIO = ("diffusion_nft", "diffusion_dpo", "online_dpo", "dgpo", "sft", "rwr")
-"""Methods that compare no likelihoods."""
-
-
-def parts(name: str, seed: int = 0) -> Parts:
-    recipe = Recipe(
-        policy=PolicySpec(steps=toy.STEPS), sizes=SizesSpec(prompts=4, group=6), optim=OptimSpec(lr=1e-2), run=RunSpec(seed=seed)
-    )
-    reward = toy.SUCCESS if name == "spo" else toy.REWARD
-    policy, rewards = toy.Policy(noisy=name == "flow_noise"), {"toy": (reward, 1.0), "other": (toy.OTHER, 0.0)}
-    return Parts(recipe, policy, methods.TABLE[name](**SMALL[name]), rewards, toy.TEXTS, toy.WORLD, features=toy.features)
-
-
-def session(of: Parts) -> Session:
-    return begin(of, Sizes(slice=8, batch=12))
 
 
 def plans_differ(method: Method) -> bool:
@@ -101,7 +25,7 @@ def plans_differ(method: Method) -> bool:
 
 
 def test_every_method_has_a_row() -> None:
-    assert set(SMALL) == set(methods.TABLE)
+    assert set(TABLE) == set(methods.TABLE)
 
 
 @pytest.mark.parametrize("name", methods.TABLE)
@@ -116,7 +40,7 @@ def test_a_published_default_is_a_whole_method(name: str) -> None:
         assert plan.key == method.plan_at(iteration, sigmas, 0).key
         assert plan.leaves.numel() > 1
         assert torch.equal(plan.sigma[plan.leaves], torch.zeros(len(plan.leaves), dtype=torch.float64))
-    assert plans_differ(method) == (name in MOVING)
+    assert plans_differ(method) == TABLE[name].moving
 
 
 @pytest.mark.evidence("learns")
@@ -124,14 +48,14 @@ def test_a_published_default_is_a_whole_method(name: str) -> None:
 def test_a_method_starts_at_ratio_1_and_improves_the_toy_reward(name: str) -> None:
     of = parts(name)
     state, rows = session(of), []
-    for _ in range(LONG.get(name, 20)):
+    for _ in range(TABLE[name].iterations):
         rows.append(iterate(of, state))
         if "ratio/first_max_abs" in rows[-1]:
             assert rows[-1]["ratio/first_max_abs"] == 0 and rows[-1]["clip/pre_update_fraction"] == 0
     rewards = [r["reward/mean"] for r in rows]
-    gain = 0.3 * (toy.SHRINK if name == "spo" else 1)
+    gain = 0.3 * (toy.SHRINK if TABLE[name].unit else 1)
     assert sum(rewards[-3:]) / 3 > sum(rewards[:2]) / 2 + gain, rewards
-    assert ("ratio/first_max_abs" in rows[0]) == (name not in WITHOUT_RATIO)
+    assert ("ratio/first_max_abs" in rows[0]) == TABLE[name].ratio
     assert all(r["grad/norm"] > 0 for r in rows)
 
 

@@ -13,6 +13,7 @@ from flowrl.rewards.base import State
 from flowrl.types import Credit, Outcome
 
 from .credit import weighed
+from .group import enough
 from .leafwise import carried
 
 
@@ -21,7 +22,7 @@ class Pairs:
     """Advantage 1 for the k-th best and -1 for the k-th worst leaf of a prompt, k = 1 ... count, where the one is truly better;
     all others have weight 0. Among equals the first leaf is taken.
 
-    Raises: ValueError for count < 1.
+    Raises: ValueError for count < 1; (apply) for groups of one.
     Source: Flow-GRPO, flow_grpo@ac4c86e stat_tracking.py type "dpo".
     Differs: a prompt of equal rewards has no pair; theirs makes one of its first two leaves.
     """
@@ -38,6 +39,7 @@ class Pairs:
 
     def apply(self, outcome: Outcome, state: State) -> tuple[Credit, State]:
         r, valid = weighed(outcome)
+        enough(r.shape[1], 2, "a pair of a better and a worse image")
         a = torch.zeros(r.shape)
         for i in range(len(r)):
             known = valid[i].nonzero().flatten()
@@ -54,7 +56,7 @@ class Best:
     """Advantage and weight 1 for the `count` best leaves of a prompt, None: for all that equal the best; 0 for the others, and in
     prompts whose rewards are all equal. Among equals the first leaves are taken.
 
-    Raises: ValueError for count < 1.
+    Raises: ValueError for count < 1; (apply) for groups of one.
     Source: Flow-GRPO, flow_grpo@ac4c86e stat_tracking.py type "sft" (all that equal the best).
     Differs: theirs trains on every image of a prompt of equal rewards.
     """
@@ -71,6 +73,7 @@ class Best:
 
     def apply(self, outcome: Outcome, state: State) -> tuple[Credit, State]:
         r, valid = weighed(outcome)
+        enough(r.shape[1], 2, "a best image")
         top = torch.where(valid, r, -torch.inf).amax(1, keepdim=True)
         uneven = top > torch.where(valid, r, torch.inf).amin(1, keepdim=True)
         chosen = valid & (r == top)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from flowrl.samplers import Plan
 
-from .group import masked, zscore
+from .group import enough, masked, zscore
 
 Fusion = Literal["mean", "softmax", "path"] | Callable[[Plan, Tensor, Tensor], Tensor]
 
@@ -176,13 +176,14 @@ def granular(plan: Plan, r: Tensor, valid: Tensor | None = None, ddof: int = 1, 
     """Advantages of the noisy edges of a comb with several strides: z-scored among the teeth of one step for every stride alone,
     then summed over strides. r [P, L] -> float32 [P, n], 0 at quiet nodes; NaN where a tooth has no valid leaf.
 
-    Raises: ValueError for a plan without the labels of `comb(strides=...)`.
+    Raises: ValueError for a plan without the labels of `comb(strides=...)`, or with too few teeth for the std.
     Source: G2RPO (2510.01982), multi-granularity advantage integration; Granular-GRPO@04ee954.
     """
     if plan.label is None:
         raise ValueError("granular() needs a comb with several strides, whose nodes are labelled by them; this plan has no labels")
     valid = torch.isfinite(r) if valid is None else valid & torch.isfinite(r)
     ids, label = peers(plan), plan.label
+    enough(int(ids[plan.edges].unique(return_counts=True)[1].max()), ddof + 1, "this advantage")
     out = torch.zeros(len(r), len(plan.parent))
     for bit in range(int(label.max()).bit_length()):
         passes = (label >> bit & 1).bool()

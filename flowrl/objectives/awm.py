@@ -110,8 +110,7 @@ class AWM:
         kl, near = ((batch.kl_weight.to(m) * d).sum() for d in (far, pulled))
         metrics = {"loss/policy": policy, "kl/mean": kl, "kl/recent": near}
         if self.old:
-            # a clip of 1 or more has no lower end: the ratio is positive
-            outside = beyond(ratio, min(self.clip, 1 - 1e-12), self.clip)
+            outside = beyond(ratio, self.clip, self.clip)
             metrics |= {
                 "ratio/max_abs": ratio.abs().max(),
                 "ratio/bias": (weight * ratio).sum(),

@@ -215,5 +215,5 @@ def metrics(batch: Batch, ratio: Tensor, outside: Tensor, policy: Tensor, kl: Te
 
 
 def beyond(ratio: Tensor, low: float, high: float) -> Tensor:
-    """Edges whose ratio lies outside [1 - low, 1 + high]."""
-    return (ratio > math.log1p(high)) | (ratio < math.log1p(-low))
+    """Edges whose ratio lies outside [1 - low, 1 + high]; low of 1 and more has no lower end, a ratio being positive."""
+    return (ratio > math.log1p(high)) | (ratio < (math.log1p(-low) if low < 1 else -math.inf))
