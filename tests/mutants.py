@@ -684,49 +684,49 @@ MUTANTS = (
         "self.updates * self.epochs == 1",
         "self.epochs == 1",
         "test_methods.py::test_a_clip_is_idle_where_its_only_step_starts_at_ratio_1",
-    ),  # fmt: skip
+    ),
     Mutant(
         "the report keeps the notes to itself",
         "flowrl/report/page.py",
         "_facts(run) + _said(run)",
         "_facts(run)",
         "test_report.py::test_what_a_run_had_to_say_of_its_settings_is_shown",
-    ),  # fmt: skip
+    ),
     Mutant(
         "a comb is taken for a tree",
         "flowrl/cli/catalog.py",
         "== {True, False}",
         "== {True}",
         "test_cli.py::test_methods_can_be_cut",
-    ),  # fmt: skip
+    ),
     Mutant(
         "a failed case is evidence",
         "tests/evidence.py",
         "and c.test not in passed",
         "and c.shown not in passed",
         "test_evidence.py::test_one_failed_case_takes_a_kind_away",
-    ),  # fmt: skip
+    ),
     Mutant(
         "evidence for any name",
         "tests/evidence.py",
         "if method not in known:",
         "if not method:",
         "test_evidence.py::test_a_mark_that_says_nothing_is_refused",
-    ),  # fmt: skip
+    ),
     Mutant(
         "Precise divided by the step",
         CLIP,
         'if self.by == "step" else',
         "if self.by else",
         "test_objectives.py::test_guard_by_slope_divides_each_edge_by_its_slope",
-    ),  # fmt: skip
+    ),
     Mutant(
         "the temperature of neighbours has a gradient",
         "flowrl/objectives/neighbor.py",
         "mean_of(distance.detach(), pool)",
         "mean_of(distance, pool)",
         "test_objectives.py::test_neighbours_are_chosen_by_a_softmax_of_minus_distance_over_twice_its_mean",
-    ),  # fmt: skip
+    ),
 )
 
 

@@ -52,7 +52,7 @@ def test_a_method_starts_at_ratio_1_and_improves_the_toy_reward(name: str) -> No
         rows.append(iterate(of, state))
         if "ratio/first_max_abs" in rows[-1]:
             assert rows[-1]["ratio/first_max_abs"] == 0 and rows[-1]["clip/pre_update_fraction"] == 0
-    rewards = [r["reward/mean"] for r in rows]
+    rewards = [r["reward/toy"] for r in rows]
     gain = 0.3 * (toy.SHRINK if TABLE[name].unit else 1)
     assert sum(rewards[-3:]) / 3 > sum(rewards[:2]) / 2 + gain, rewards
     assert ("ratio/first_max_abs" in rows[0]) == TABLE[name].ratio

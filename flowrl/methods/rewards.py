@@ -34,7 +34,7 @@ def parrot(
     group: int = 8, law: Kind = "flow_sde", noise: float = 0.7, clip: float = 1e-4, beta: float = 0.0, updates: int = 1
 ) -> Method:
     """Parrot: of all images of the batch only those that no other one dominates in every reward are trained on, each by its rewards
-    as they are.
+    as they are. For several rewards: of one, a single image of the batch is left.
 
     Source: Parrot (2401.05675).
     Differs: a clipped ratio on a flow, theirs REINFORCE on DDIM steps; without its tokens that ask for a reward and without
