@@ -40,7 +40,8 @@ TABLE: dict[str, Row] = {
 def parse(text: str) -> tuple[str, float]:
     """Read "NAME[:variant][=weight]", "module:name[=weight]" or "file.py:function[=weight]" as (what `make` takes, weight).
 
-    The weight is what follows the last "=", finite and not 0, negative to be minimised; 1 if there is none.
+    The weight is what follows the last "=", finite, negative to be minimised; 1 if there is none. With 0 the reward is scored and
+    logged, and may guard the others (a gate), without being trained for.
 
     Raises: ValueError for a bad weight or an unknown name; FileNotFoundError for a missing file.
     """
@@ -55,8 +56,6 @@ def parse(text: str) -> tuple[str, float]:
         ) from None
     if not math.isfinite(weight):
         raise ValueError(f"the weight of reward {text!r} is {weight}; give a finite number")
-    if weight == 0:
-        raise ValueError(f"the weight of reward {text!r} is 0, so it would change nothing; leave the reward out or give a weight")
     _check(name)
     return name, weight
 

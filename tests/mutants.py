@@ -720,13 +720,6 @@ MUTANTS = (
         "if self.by else",
         "test_objectives.py::test_guard_by_slope_divides_each_edge_by_its_slope",
     ),
-    Mutant(
-        "the temperature of neighbours has a gradient",
-        "flowrl/objectives/neighbor.py",
-        "mean_of(distance.detach(), pool)",
-        "mean_of(distance, pool)",
-        "test_objectives.py::test_neighbours_are_chosen_by_a_softmax_of_minus_distance_over_twice_its_mean",
-    ),
 )
 
 

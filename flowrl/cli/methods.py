@@ -171,8 +171,8 @@ def commands(of: Entry) -> list[str]:
     if isinstance(of.method, Direct):
         train += " --reward clip"
     elif of.method.features:
-        # the recipe's second reward only informs
-        train += " --set rewards.1.weight=0"
+        # the second reward only informs
+        train += " --reward shapes:strict --reward clip=0"
     if of.plan.learned is not None:
         train += " --set policy.noise_head=true"
     return [f"flowrl plan {of.name}", train]

@@ -117,6 +117,8 @@ def rewards(recipe: Recipe, given: Mapping[str, Any] | None, device: str) -> dic
         out[name] = (make(reward, name, device=device), float(factor))
     if not out:
         raise ValueError("there is no reward to train for; give --reward NAME (flowrl train --help shows the forms)")
+    if not any(factor for _, factor in out.values()):
+        raise ValueError(f"every reward ({', '.join(out)}) has weight 0, so nothing is trained for; give one of them a weight")
     return out
 
 
