@@ -17,7 +17,7 @@ Promise = Literal[True] | str
 
 class Row(NamedTuple):
     """zero_sum: advantages sum to 0 among the peers of a group.  shift, scale: a constant on all rewards of a run, or another
-    unit, changes no credit.  masked: what could not be scored has no influence on the gradient.
+    unit, changes no credit.
     alone: why one image of a prompt is enough.  alias: the row whose plan and gradient these are, and what is new instead.
     ratio: compares likelihoods.  moving: its noise moves along the schedule.  unit: its rewards lie in [0, 1].  noisy: it trains a
     head for learned noise.  other: weight of a second reward that pulls the other way.  iterations: until it has learned the toy's
@@ -28,7 +28,6 @@ class Row(NamedTuple):
     zero_sum: Promise = True
     shift: Promise = True
     scale: Promise = True
-    masked: Promise = True
     alias: tuple[str, str] | None = None
     ratio: bool = True
     moving: bool = False
@@ -67,9 +66,7 @@ TABLE: dict[str, Row] = {
         zero_sum="compared with the batch or a prompt's earlier images",
         alone="it is compared with the batch and its past",
     ),
-    "neighbor_grpo": Row(
-        {"group": 6, "anchors": 2, "clip": 0.2}, masked="an image without a score is still a state that an anchor may be nearest to"
-    ),
+    "neighbor_grpo": Row({"group": 6, "anchors": 2, "clip": 0.2}),
     "pref_grpo": Row({"group": 6, "clip": 1e-2, "updates": 2}),
     "adv_grpo": Row(
         {"group": 6, "clip": 1e-2}, alias=("flow_grpo_fast", "its news is the reward, a discriminator trained along"), moving=True

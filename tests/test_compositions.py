@@ -322,7 +322,7 @@ def test_gardo_holds_what_is_hacked_and_favours_what_is_different() -> None:
     assert state["share"] == 0.25 and state["recent"] == [pytest.approx(0)]
     with pytest.raises(ValueError, match=r"needs features \[P, L, D\]"):
         method.apply(of(r, other=-r), method.init())
-    with pytest.raises(ValueError, match="add one with the factor 0"):
+    with pytest.raises(ValueError, match="add one of weight 0"):
         method.apply(replace(of(r), features=features), method.init())
 
 

@@ -115,7 +115,7 @@ def flow_grpo_fast(
     """
 
     def plan_at(iteration: int, sigmas: Tensor, slot: int) -> Plan:
-        steps = windows.jumping(iteration, low, high, window, seed)
+        steps = windows.jumping(iteration, low, min(high, len(sigmas) - 2), window, seed)
         if branching:
             return tree(sigmas, law_of(law, noise), steps, {steps.start: group})
         return chains(sigmas, law_of(law, noise), steps, group)

@@ -76,7 +76,9 @@ class Neighbor:
         edges: list[tuple[int, int, int]] = []
         slices: list[Tensor] = []
         owner: list[int] = []
-        anchors = {p: self._anchors(plan.roots, int(slot), noise) for p, slot in enumerate(rollout.slots)}
+        # an image without a score is neither an anchor nor anybody's neighbour
+        alive = credit.weight > 0
+        anchors = {p: self._anchors(plan.roots[alive[p, plan.roots]], int(slot), noise) for p, slot in enumerate(rollout.slots)}
         for index, block in enumerate(rollout.blocks):
             for depth in plan.depth[inner].unique().tolist():
                 first = len(rows)
@@ -84,7 +86,7 @@ class Neighbor:
                     for node in (
                         inner[(plan.depth[inner] == depth) & (plan.root[inner] == root)].tolist() if root in anchors[p] else ()
                     ):
-                        next_states = ((plan.depth == depth + 1).nonzero().flatten()).tolist()
+                        next_states = ((plan.depth == depth + 1) & alive[p]).nonzero().flatten().tolist()
                         edges += [(len(rows), p, other) for other in next_states]
                         rows.append((p, node))
                 if len(rows) > first:
@@ -119,8 +121,7 @@ class Neighbor:
         )
 
     def _anchors(self, roots: Tensor, slot: int, noise: Source) -> list[int]:
-        order = torch.tensor([noise.uniform(slot, int(root), "anchor") for root in roots]).argsort()
-        return roots[order[: self.anchors]].tolist()
+        return sorted(roots.tolist(), key=lambda root: noise.uniform(slot, root, "anchor"))[: self.anchors]
 
     def measure(self, batch: Batch, u: Mapping[str, Tensor]) -> Tensor:
         """[E, 2]: distance of the anchor's next state to the neighbour's, now and under "old"."""
