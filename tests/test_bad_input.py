@@ -42,7 +42,7 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "window out of the schedule": (
         {"method.name": "flow_grpo_fast", "method.args": {"high": 9, "low": 6}},
-        r"no window of 3 steps fits into steps 6 to 1",
+        r"no window of 3 steps fits into steps 6 to 2",
     ),
     "clip range too small": (
         {"method.args": {"clip": 1e-9}},

@@ -305,7 +305,7 @@ def test_the_commands_to_try_a_method_are_valid(name: str, trained: list[tuple[R
     assert call(*train) == 0 and call(*look) == 0
     [(recipe, _)] = trained
     assert recipe.method.name == name and recipe.policy.noise_head == (name == "flow_noise")
-    assert ("clip" in [r.name for r in recipe.rewards]) == (name == "srpo")
+    assert ("clip" in [r.name for r in recipe.rewards]) == (name in ("srpo", "gardo"))
     assert any(r.weight == 0 for r in recipe.rewards) == (name == "gardo")
 
 
