@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, SupportsInt, cast
 
 from flowrl import readers
 from flowrl.readers import Row, Table
@@ -42,7 +42,7 @@ class Prompts:
     def __len__(self) -> int:
         return len(self.text)
 
-    def take(self, indices: Iterable[int]) -> Prompts:
+    def take(self, indices: Iterable[SupportsInt]) -> Prompts:
         """Those prompts, in that order, without `heldout`."""
         at = [int(index) for index in indices]
         return Prompts(tuple(self.text[i] for i in at), tuple(self.metadata[i] for i in at), tuple(self.images[i] for i in at))

@@ -164,7 +164,7 @@ def _gathered(work: Work, own: Sequence[tuple[dict[str, Tensor], Tensor]], world
     flat = [pair for held in every for pair in held]
     fields = {name: torch.cat([edges[name] for edges, _ in flat]).to(world.device) if flat else torch.zeros(0) for name in EDGEWISE}
     leaf = torch.cat([m for _, m in flat]).to(world.device) if flat else torch.zeros(0)
-    none = torch.zeros(0)
+    none: Tensor = torch.zeros(0)
     scale = 1.0 if work.queries is None else work.queries.kl_scale
     return Batch(none, none, none, none, **fields, plan=work.got.outcome.plan, kl_scale=scale), leaf.requires_grad_(), first
 

@@ -222,13 +222,18 @@ class Loss:
 
 
 class Objective(Protocol):
-    """separable: each edge's loss is its own.  clips: a bound on the ratio to the weights that sampled can cut an edge's gradient
-    off.
+    """needs: names of the weight sets it asks beside "current".  separable: each edge's loss is its own.  clips: a bound on the
+    ratio to the weights that sampled can cut an edge's gradient off.
     """
 
-    needs: Sequence[str]
-    separable: bool
-    clips: bool
+    @property
+    def needs(self) -> Sequence[str]: ...
+
+    @property
+    def separable(self) -> bool: ...
+
+    @property
+    def clips(self) -> bool: ...
 
     def queries(self, rollout: Rollout, credit: Credit, noise: Source) -> Queries: ...
 
