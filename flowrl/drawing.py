@@ -101,7 +101,11 @@ def slices(plan: Plan, prompts: int, size: int) -> int:
 def cost_text(plan: Plan, solver: Solver = solvers.euler, prompts: int = 8, size: int = 32) -> str:
     """What one prompt costs, and how the recorded calls of an iteration are cut."""
     quiet = int((~plan.noisy & (plan.parent >= 0)).sum())
-    note = "" if len(plan.edges) else "  (no noisy step: only objectives that re-noise the images can train on this)"
+    note = (
+        ""
+        if len(plan.edges)
+        else "  (no noisy step: for methods that choose their own rows, re-noised images or gradients of the reward)"
+    )
     calls = plan.nfe(solver)
     rows = [
         ("noise levels", f"{len(levels(plan))}"),

@@ -341,3 +341,22 @@ def _from(origin: Mapping[Keys, str], keys: Keys) -> str:
 
 def _number(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def changes(old: object, new: object) -> list[str]:
+    """What differs between two recipes, a line a field: "method.name: gspo -> cispo"; but for where and how long it runs."""
+    found = dict(_values(_plain(old)))
+    now = dict(_values(_plain(new)))
+    quiet = ("run.folder", "run.iterations", "run.minutes", "run.keep", "run.save_every", "run.device")
+    names = [name for name in {**found, **now} if found.get(name) != now.get(name) and name not in quiet]
+    return [f"{name}: {found.get(name, 'not set')} -> {now.get(name, 'not set')}" for name in names]
+
+
+def _values(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Every value with its dotted path."""
+    items = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list | tuple) else None
+    if items is None:
+        yield path, tree
+        return
+    for key, value in items:
+        yield from _values(value, f"{path}.{key}" if path else str(key))

@@ -273,7 +273,11 @@ class Method:
     features: bool = False
 
     def __post_init__(self) -> None:
-        """Raises: ValueError for a weight set that something needs and nothing declares."""
+        """Raises: ValueError for a weight set that something needs and nothing declares, or fewer than 1 update or epoch."""
+        if self.updates < 1 or self.epochs < 1:
+            raise ValueError(
+                f"{self.updates} optimizer steps a rollout over {self.epochs} epochs trains nothing; give at least 1 of each"
+            )
         wanted = {*self.objective.needs, self.sample_from, self.export} - {"current"}
         if missing := sorted(wanted - set(self.weights)):
             raise ValueError(

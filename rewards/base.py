@@ -91,3 +91,7 @@ class WithGraph(Protocol):
 @runtime_checkable
 class DifferentiableReward(Reward, WithGraph, Protocol):
     """A reward that can be trained on by its gradient: `with_graph` agrees with the scores of the images rounded to 8 bits."""
+
+
+class NotAScore(TypeError):
+    """What a reward is, or what it returned, cannot be scores."""

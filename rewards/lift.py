@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .base import Samples, Scores, State, WithGraph
+from .base import NotAScore, Samples, Scores, State, WithGraph
 
 Function = Callable[[np.ndarray, list[str], list[dict[str, Any]]], Any]
 """f(images uint8 [N, (T,) H, W, 3], prompts, metadata) -> N floats, prompt-major; NaN or None where it could not score."""
@@ -105,7 +105,7 @@ class LiftedWithGraph:
         except Exception as error:
             raise RewardError(f"reward {self.name!r} failed on {len(images)} images: {type(error).__name__}: {error}") from error
         if not isinstance(result, Tensor):
-            raise TypeError(f"reward {self.name!r} returned {_short(result)}; return a tensor of {len(images)} scores with a graph")
+            raise NotAScore(f"reward {self.name!r} returned {_short(result)}; return a tensor of {len(images)} scores with a graph")
         if result.shape != (len(images),):
             shape = list(result.shape)
             raise ValueError(f"reward {self.name!r} returned scores of shape {shape} for {len(images)} images; return shape [N]")
@@ -145,11 +145,11 @@ def _list(name: str, result: Any) -> list[Any]:
     if isinstance(result, list | tuple):
         values: list[Any] = list(result)  # pyright: ignore[reportUnknownArgumentType]
         if len(values) == 2 and isinstance(values[1], dict):
-            raise TypeError(f"reward {name!r} returned a pair (scores, dict); return the scores alone")
+            raise NotAScore(f"reward {name!r} returned a pair (scores, dict); return the scores alone")
         return values
     array = np.asarray(result)
     if array.ndim == 0 or array.dtype.kind not in "biufO":
-        raise TypeError(f"reward {name!r} returned {_short(result)}; return a list, an array or a tensor of N numbers")
+        raise NotAScore(f"reward {name!r} returned {_short(result)}; return a list, an array or a tensor of N numbers")
     if array.ndim != 1:
         raise ValueError(f"reward {name!r} returned an array of shape {list(array.shape)}; return shape [N], a number an image")
     return array.tolist()
@@ -163,7 +163,7 @@ def _float(name: str, index: int, value: Any) -> float:
             raise TypeError("text is not a number, even if it looks like one")
         return float(value)
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
-        raise TypeError(
+        raise NotAScore(
             f"reward {name!r} returned {_short(value)} for image {index}; return a number, or NaN or None if it could not score"
         ) from error
 

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from .base import Reward, WithGraph
+from .base import NotAScore, Reward, WithGraph
 from .lift import Differentiable, Lifted, LiftedWithGraph
 from .load import FILE, MODULE, load, present
 
@@ -88,12 +88,12 @@ def make(spec: str | Callable[..., Any] | Reward, name: str | None = None, devic
 
 def _lift(value: Any, name: str) -> Reward:
     if isinstance(value, type):
-        raise TypeError(f"reward {name!r} is a class; give an instance of it, or a function of (images, prompts, metadata)")
+        raise NotAScore(f"reward {name!r} is a class; give an instance of it, or a function of (images, prompts, metadata)")
     if isinstance(value, Reward):
         return value
     if not callable(value):
         what = type(value).__name__
-        raise TypeError(f"reward {name!r} is a {what}, which cannot be called; give a function of (images, prompts, metadata)")
+        raise NotAScore(f"reward {name!r} is a {what}, which cannot be called; give a function of (images, prompts, metadata)")
     scores = Lifted(name, value)
     return LiftedWithGraph(scores, value) if isinstance(value, WithGraph) else scores
 

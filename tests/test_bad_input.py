@@ -52,6 +52,26 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
         {"method.args": {"window": 2, "skip_last": 1, "updates": 9}},
         r"9 optimizer steps a rollout, but only 8 chains to train on",
     ),
+    "no optimizer step": (
+        {"method.args": {"updates": 0}},
+        r"0 optimizer steps a rollout over 1 epochs trains nothing; give at least 1",
+    ),
+    "a KL below 0": (
+        {"method.name": "flow_grpo", "method.args": {"beta": -1.0}},
+        r"would reward leaving the reference; give 0 or more",
+    ),
+    "a target without a KL": (
+        {"method.name": "flow_grpo", "method.args": {"beta": 0.0, "target": 1e-3}},
+        r"without a beta there is none: give beta",
+    ),
+    "no other reward to compare with": (
+        {"method.name": "gardo", "method.args": {}, "evaluate.features": "flowrl.shapes.judge:features"},
+        r"add one of weight 0",
+    ),
+    "budgets above all images": (
+        {"data.selection": {"name": "knapsack", "args": {"high": 100000}}},
+        r"high is 100000, but 2 prompts with \d images each are",
+    ),
     "no reward": ({"rewards": ()}, r"there is no reward to train for; give --reward NAME"),
     "one reward twice": (
         {"rewards": [{"name": tinyrun.BRIGHT}, {"name": tinyrun.BRIGHT}]},

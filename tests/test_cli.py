@@ -167,7 +167,7 @@ def test_train_ends_with_the_result(trained: list[tuple[Recipe, str | None]], ca
         ("train shapes --seed -1", "error: run.seed must be at least 0, got -1"),
         ("train shapes --reward clip=much", "error: the weight of reward 'clip=much' is 'much', not a number"),
         ("train --resume nowhere", "error: nowhere holds no run to go on with: it has no run.yaml"),
-        ("report nowhere", "error: nowhere is no folder; give the folder of a run"),
+        ("report nowhere", "error: nowhere does not exist: give the folder of a run"),
         ("plan mixgrpo", "error: method 'mixgrpo' is unknown (did you mean 'mix_grpo'?)"),
         ("plan mix_grpo --set windw=3", "error: unknown setting windw: did you mean window?"),
         ("plan mix_grpo --set window=many", "error: window: expected a whole number, got 'many'"),
@@ -205,7 +205,7 @@ def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str], monkeypat
         monkeypatch.setenv("FLOWRL_DEBUG", "1")
     assert call("report", "nowhere", *debug) == 2
     said = capsys.readouterr().err
-    assert "Traceback" in said and "FileNotFoundError: nowhere is no folder" in said
+    assert "Traceback" in said and "FileNotFoundError: nowhere does not exist" in said
 
 
 def test_a_fault_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch, trained: list[Any]):
@@ -218,11 +218,12 @@ def test_a_fault_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch, tr
 
 
 def test_a_missing_module_of_flowrl_itself_is_a_fault_and_another_one_a_sentence(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
+    (tmp_path / "run.yaml").touch()
     monkeypatch.setitem(sys.modules, "flowrl.report", None)
     with pytest.raises(ModuleNotFoundError):
-        main(["report", "."])
+        main(["report", str(tmp_path)])
 
     def missing(folder: Path) -> None:
         raise ModuleNotFoundError("No module named 'pyarrow'", name="pyarrow")
@@ -230,7 +231,8 @@ def test_a_missing_module_of_flowrl_itself_is_a_fault_and_another_one_a_sentence
     module: Any = ModuleType("flowrl.report")
     module.write = missing
     monkeypatch.setitem(sys.modules, "flowrl.report", module)
-    assert refused(capsys, "report", ".").startswith("error: the Python package 'pyarrow' is not installed here: pip install it")
+    said = refused(capsys, "report", str(tmp_path))
+    assert said.startswith("error: the Python package 'pyarrow' is not installed here: pip install it")
 
 
 def test_an_error_that_flowrl_defines_is_a_sentence(
@@ -590,6 +592,7 @@ def test_report_calls_the_report_and_prints_its_path(
     import flowrl.report
 
     opened: list[str] = []
+    (tmp_path / "run.yaml").touch()
     monkeypatch.setattr(flowrl.report, "write", lambda folder: Path(folder) / "report.html")
     monkeypatch.setattr("webbrowser.open", opened.append)
     assert call("report", str(tmp_path)) == 0

@@ -56,7 +56,7 @@ def test_cost_names_calls_rows_and_slices() -> None:
     assert "network calls to sample   280" in text and "rows to train on          9" in text
     assert drawing.slices(plan, 8, 4) == 9 * 2 and f"recorded calls            {9 * 2} for 8 prompts" in text
     assert "calls to sample   12 " in drawing.cost_text(chains(GRID, LAW, [0], 2), solvers.heun).replace("\n", " ")
-    assert "re-noise the images" in drawing.cost_text(chains(GRID, laws.ode(), (), 2))
+    assert "re-noised images" in drawing.cost_text(chains(GRID, laws.ode(), (), 2))
 
 
 def test_a_picture_has_a_stroke_for_every_edge(tmp_path: Path) -> None:

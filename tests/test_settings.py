@@ -12,7 +12,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from flowrl.recipe import LoraSpec, MethodSpec, OptimSpec, PolicySpec, Recipe, RewardSpec
-from flowrl.settings import SettingsError, arguments, dump, load, resolve
+from flowrl.settings import SettingsError, arguments, changes, dump, load, resolve
 from flowrl.yamlfile import read, text
 
 RECIPE = Recipe(
@@ -289,3 +289,14 @@ def test_another_method_drops_the_arguments_of_the_recipes_own() -> None:
     assert resolve(demo, ["method={name: branch_grpo}"]).method.args == {}
     assert resolve(demo, ["method.name=diffusion_nft", "method.args.kl=0.1"]).method.args == {**demo.method.args, "kl": 0.1}
     assert resolve(demo, ["optim.lr=1e-4"]).method.args == demo.method.args
+
+
+def test_what_a_resumed_run_changes_is_named() -> None:
+    old = Recipe(method=MethodSpec("gspo", {"updates": 2}))
+    new = resolve(old, {"method.name": "cispo", "sizes.group": 6, "run.iterations": 7, "run.folder": "elsewhere"})
+    assert changes(old, new) == [
+        "method.name: gspo -> cispo",
+        "method.args.updates: 2 -> not set",
+        "sizes.group: 12 -> 6",
+    ]
+    assert changes(old, old) == []

@@ -78,7 +78,7 @@ def spo(
     enough(r.numel(), 2, "a z-score over the batch")
     r, valid = masked(r, None)
     if bool(((r < 0) | (r > 1)).any()):
-        raise ValueError(f"SPO tracks success rates: rewards must lie in [0, 1], got {r.min():g} to {r.max():g}")
+        raise ValueError(f"SPO tracks success rates: rewards must lie in [0, 1], got {r.min():g} to {r.max():g}; use one that does")
     seen = {k: list(v) for k, v in state.items()}
     fresh = [0.5 / (1 - keep[0])] * 2
     at = [seen.get(text, fresh) for text in prompts]

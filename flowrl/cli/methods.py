@@ -165,6 +165,7 @@ def _shown(of: Entry) -> list[tuple[str, str]]:
 
 def commands(of: Entry) -> list[str]:
     """Two commands to look at it and to try it on the embedded model, with what else its parts ask for."""
+    from flowrl.advantage import Spo
     from flowrl.direct import Direct
 
     train = f"flowrl train shapes --set method.name={of.name}"
@@ -173,6 +174,9 @@ def commands(of: Entry) -> list[str]:
     elif of.method.features:
         # the second reward only informs
         train += " --reward shapes:strict --reward clip=0"
+    elif isinstance(of.method.advantage, Spo):
+        # its rewards must lie in [0, 1]
+        train += " --reward shapes:strict"
     if of.plan.learned is not None:
         train += " --set policy.noise_head=true"
     return [f"flowrl plan {of.name}", train]

@@ -20,11 +20,10 @@ def report(
 
         flowrl report runs/some-run --open
     """
-    if not run.is_dir():
-        raise FileNotFoundError(f"{run} is no folder; give the folder of a run, as training printed it")
+    from flowrl.folder import RunFolder
     from flowrl.report import write
 
-    path = write(run)
+    path = write(RunFolder.open(run).path)
     print(path)
     if show:
         import webbrowser

@@ -20,7 +20,9 @@ def sample(
     steps: Annotated[int, typer.Option(min=1, help="Steps of the sampler.")] = 20,
     guidance: Annotated[float, typer.Option(min=0, help="Classifier-free guidance; 1 or less is none.")] = 1.0,
     rlg: Annotated[float | None, typer.Option(help="From the base (0) to the adapter (1) and beyond; with --lora.")] = None,
-    reward: Annotated[str | None, typer.Option(metavar="NAME", help="What --best-of and --svdd choose by.")] = None,
+    rewards: Annotated[
+        list[str] | None, typer.Option("--reward", metavar="NAME", help="What --best-of and --svdd choose by.")
+    ] = None,
     best_of: Annotated[int, typer.Option(help="Images drawn a seed, of which the best is kept.")] = 1,
     svdd: Annotated[int, typer.Option(help="Candidates at every step, of which the most promising goes on.")] = 1,
     out: Annotated[Path, typer.Option(help="Folder for the images.")] = Path("samples"),
@@ -42,6 +44,11 @@ def sample(
     """
     from flowrl import sample as sampling
 
+    if rewards and len(rewards) > 1:
+        raise ValueError(
+            f"images are chosen by one reward, and {', '.join(rewards)} are {len(rewards)}; write a function that adds them up"
+        )
+    reward = rewards[0] if rewards else None
     texts = sampling.read_prompts(prompts)
     choice = _choice(reward, best_of, svdd, sampling.usable(device))
     if reward is not None and reward.partition(":")[0] == "shapes":

@@ -18,9 +18,13 @@ def reference(beta: float, follow: float | None = None, reset: int | None = None
     """The weight sets a KL of strength beta needs: the start, frozen; with `follow` an average of the weights with that decay; with
     `reset` the policy of every so many iterations.
 
-    Raises: ValueError for both, a decay outside [0, 1) or a reset below 1.
+    Raises: ValueError for a beta below 0, for both, for either without a beta, a decay outside [0, 1) or a reset below 1.
     """
+    if not beta >= 0:
+        raise ValueError(f"a KL of strength {beta:g} would reward leaving the reference; give 0 or more")
     if not beta:
+        if follow is not None or reset is not None:
+            raise ValueError("without a KL no reference is asked: give beta, or leave follow and reset out")
         return {}
     if follow is None and reset is None:
         return {"reference": WeightSet("frozen")}
@@ -80,6 +84,8 @@ def flow_grpo(
     Differs: the KL is the exact one of a step; compat="flow_grpo@9745241" multiplies it by sigma - sigma' as they do.
     """
 
+    if not beta and (target is not None or kl != "exact"):
+        raise ValueError("target and kl say how the KL is taken, and without a beta there is none: give beta, or leave them out")
     credit = advantage.Group(std=std)
     return Method(
         throughout(law_of(law, noise), group),

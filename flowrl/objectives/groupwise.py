@@ -11,7 +11,7 @@ from torch import Tensor
 from flowrl.kernels import log_density, step
 from flowrl.types import Batch, Loss
 
-from .pools import chains_only, mean_of, rivals, trajectories
+from .pools import mean_of, rivals, trajectories
 from .ratio import OnRecord, edge_kl, edge_ratio, estimated_kl, measured, metrics, penalised
 
 
@@ -98,6 +98,7 @@ class Disco(OnRecord):
     strength: float = 1e3
     beta: float = 0.0
     separable = False
+    single = True
 
     def __post_init__(self) -> None:
         if self.score not in ("likelihood", "ratio"):
@@ -117,7 +118,6 @@ class Disco(OnRecord):
     def loss(self, batch: Batch, m: Tensor) -> Loss:
         ratio, likelihood, kl = m.unbind(1)
         assert batch.group is not None
-        chains_only(batch, "disco")
         counted, pool = batch.weight > 0, trajectories(batch)
         value = mean_of(likelihood if self.score == "likelihood" else ratio.exp(), pool, counted)
         first = _firsts(pool, counted)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from flowrl.samplers import Plan
 from flowrl.types import Batch
 
 
@@ -37,10 +38,9 @@ def rivals(batch: Batch) -> Tensor:
     return of(batch.group, batch.plan.peers.to(batch.node)[batch.node])
 
 
-def chains_only(batch: Batch, name: str) -> None:
+def chains_only(plan: Plan, name: str) -> None:
     """Raises: ValueError for a plan with a recorded edge that leads to several images."""
-    assert batch.plan is not None
-    most = int(batch.plan.ends[batch.plan.edges].sum(1).max())
+    most = int(plan.ends[plan.edges].sum(1).max()) if len(plan.edges) else 0
     if most > 1:
         raise ValueError(
             f"{name} takes the ratio of a whole trajectory, and on this plan {most} images share a recorded step; use chains, or a "

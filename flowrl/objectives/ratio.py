@@ -14,6 +14,7 @@ from flowrl.samplers import Rollout, kl
 from flowrl.samplers.noise import Source
 from flowrl.types import Batch, Credit, Loss, Queries
 
+from .pools import chains_only
 from .scales import Scale, Steps
 
 KL = Literal["exact", "forward"]
@@ -178,6 +179,8 @@ class OnRecord:
     learnable = False
     """Whether it has a form for learned noise."""
     clips = False
+    single = False
+    """Whether every recorded edge must lead to one image."""
 
     @property
     def needs(self) -> Sequence[str]:
@@ -190,6 +193,8 @@ class OnRecord:
             raise ValueError(
                 f"{type(self).__name__.lower()} has no form for learned noise, whose std changes with the weights; use clip"
             )
+        if self.single:
+            chains_only(rollout.plan, getattr(self, "name", type(self).__name__.lower()))
         return recorded(rollout, credit, self.scale, self.kl_scale)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from flowrl.types import Batch, Loss
 
-from .pools import chains_only, mean_of, trajectories
+from .pools import mean_of, trajectories
 from .ratio import KL, OnRecord, beyond, clipped, measured, penalised, resolvable
 from .scales import Scale
 
@@ -104,8 +104,6 @@ class Surrogate(OnRecord):
 
     def loss(self, batch: Batch, m: Tensor) -> Loss:
         ratio, kl = m.unbind(1)
-        if self.single:
-            chains_only(batch, self.name)
         each, cut = self.each(ratio, batch)
         return penalised(batch, (batch.weight * each).sum(), ratio, kl, cut, self.beta)
 

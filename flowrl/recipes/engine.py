@@ -10,9 +10,10 @@ import torch
 from flowrl import direct, loop
 from flowrl.direct import Direct
 from flowrl.loop import Parts, Session
+from flowrl.rewards.base import Scores
 from flowrl.samplers import Plan, rollout
 from flowrl.samplers.noise import Source
-from flowrl.types import Credit, Method
+from flowrl.types import Credit, Method, Outcome
 
 
 class Engine(NamedTuple):
@@ -38,6 +39,29 @@ def notes(method: Method | Direct) -> list[str]:
     return [IDLE_CLIP] if isinstance(method, Method) and method.idle_clip else []
 
 
+def _credited(parts: Parts[Method], plan: Plan) -> None:
+    """What the advantage has against rewards, groups and plan, by made-up scores between 0 and 1."""
+    count, leaves = parts.recipe.sizes.prompts, len(plan.leaves)
+    draw = torch.Generator().manual_seed(0)
+    valid = torch.ones(count, leaves, dtype=torch.bool)
+    factors = {name: factor for name, (_, factor) in parts.rewards.items()}
+    # factors that add up to more than 1 would leave the range that some advantages ask for: that is the reward's to say
+    whole = sum(abs(f) for f in factors.values())
+    scores = {name: Scores(torch.rand(count, leaves, generator=draw) / max(whole, 1), valid) for name in factors}
+    outcome = Outcome(
+        plan,
+        scores,
+        factors,
+        [""] * count,
+        [{}] * count,
+        torch.arange(count),
+        0,
+        torch.zeros(count, len(plan.edges)),
+        torch.rand(count, leaves, 2, generator=draw) if parts.method.features else None,
+    )
+    parts.method.advantage.apply(outcome, parts.method.advantage.init())
+
+
 def _rehearse(parts: Parts[Method], plan: Plan) -> int:
     """What an objective has against a plan, and against so many optimizer steps, is said now, not after the first evaluation and
     rollout.
@@ -52,6 +76,7 @@ def _rehearse(parts: Parts[Method], plan: Plan) -> int:
     def predict(x: torch.Tensor, sigma: torch.Tensor, slot: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
         return (x, x) if parts.recipe.policy.noise_head else x
 
+    _credited(parts, plan)
     record = rollout(plan, predict, 1, (1,), lambda slot, node: torch.zeros(1), path=parts.policy.path)
     nothing = torch.zeros(1, len(plan.parent))
     objective.queries(record, Credit(nothing, nothing, nothing), Source(0, 0))

@@ -115,6 +115,18 @@ class Range:
             )
         return range(low, high + 1, step)
 
+    def within(self, count: int, group: int) -> range:
+        """`ladder`, where one prompt can have the largest group.
+
+        Raises: ValueError where high is more than all images of an iteration, and for what `ladder` refuses.
+        """
+        sizes = self.ladder(group)
+        if self.high is not None and self.high > count * group:
+            raise ValueError(
+                f"data.selection.args.high is {self.high}, but {count} prompts with {group} images each are {count * group}"
+            )
+        return sizes
+
 
 def _summary(group: Tensor) -> dict[str, float]:
     return {"group_min": float(group.min()), "group_max": float(group.max())}
@@ -130,7 +142,7 @@ class Knapsack:
         return {"tally": {}}
 
     def sizes(self, count: int, group: int) -> Sequence[int]:
-        return self.sized.ladder(group)
+        return self.sized.within(count, group)
 
     def choose(self, prompts: Prompts, count: int, group: int, noise: Source, state: State) -> Chosen:
         index = data.batch(len(prompts), count, noise.seed, noise.iteration)
@@ -184,7 +196,7 @@ class Explorer:
         return {"moments": {}, "seen": 0}
 
     def sizes(self, count: int, group: int) -> Sequence[int]:
-        return self.sized.ladder(group)
+        return self.sized.within(count, group)
 
     def choose(self, prompts: Prompts, count: int, group: int, noise: Source, state: State) -> Chosen:
         index = data.batch(len(prompts), count, noise.seed, noise.iteration)
