@@ -200,6 +200,9 @@ def options() -> tuple[Options, Path, bool]:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/shootout.jsonl"))
     parser.add_argument("--report", action="store_true", help="table, picture and SHOOTOUT.md from the finished lines, no training")
     given = vars(parser.parse_args())
+    for name in ("minutes", "search_minutes", "captions", "images"):
+        if not given[name] > 0:
+            parser.error(f"--{name.replace('_', '-')} {given[name]} must be above 0")
     return Options(**{f.name: given[f.name] for f in fields(Options)}), given["out"], given["report"]
 
 
@@ -208,10 +211,15 @@ def main() -> None:
     if report:
         from shootout_report import write
 
-        write(o, path)
+        try:
+            write(o, path)
+        except ValueError as error:
+            raise SystemExit(f"error: {error}") from None
         return
     torch.set_num_threads(1)
     o = replace(o, methods=known(o.methods, methods.TABLE))
+    if not o.methods:
+        raise SystemExit("error: none of these methods can be compared; see benchmarks/shootout_jobs.py for those that can")
     raise SystemExit(1 if work(o, path) else 0)
 
 

@@ -175,7 +175,8 @@ def write(o: Options, path: Path, figure: Path = FIGURE) -> None:
     lines = read(path)
     before, found = results(o, lines)
     if not found:
-        raise ValueError(f"{path.name} has no finished run with these options; run without --report first")
+        what = "has no finished run with these options" if path.exists() else "does not exist"
+        raise ValueError(f"{path.name} {what}; run without --report first")
     picture(before, found, o, figure)
     path.with_name("SHOOTOUT.md").write_text(page(before, lines, found, o, os.path.relpath(figure, path.parent)))
     print("\n".join([*table(found, o), "", *claims(found)]))
