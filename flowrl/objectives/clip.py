@@ -39,6 +39,7 @@ class Clip(OnRecord):
     kl_scale: Scale | None = None
     learnable = True
     clips = True
+    name = "clip"
 
     def __post_init__(self) -> None:
         resolvable(self.low, self.high)
@@ -102,6 +103,7 @@ class Guard(OnRecord):
     beta: float = 0.0
     by: Literal["step", "slope"] = "step"
     clips = True
+    name = "guard"
 
     def __post_init__(self) -> None:
         resolvable(self.low, self.high)

@@ -32,6 +32,7 @@ class DPPO(OnRecord):
     threshold: float
     beta: float = 0.0
     clips = True
+    name = "dppo"
 
     def __post_init__(self) -> None:
         if self.threshold <= 0:

@@ -37,6 +37,7 @@ class Reg(OnRecord):
     beta: float = 0.0
     eps: float = 0.0
     separable = False
+    name = "reg"
 
     def measure(self, batch: Batch, u: Mapping[str, Tensor]) -> Tensor:
         """[E, 2]: log-ratio to the recorded step, KL to the reference (0 without beta)."""
@@ -99,6 +100,7 @@ class Disco(OnRecord):
     beta: float = 0.0
     separable = False
     single = True
+    name = "disco"
 
     def __post_init__(self) -> None:
         if self.score not in ("likelihood", "ratio"):

@@ -181,6 +181,8 @@ class OnRecord:
     clips = False
     single = False
     """Whether every recorded edge must lead to one image."""
+    name: str = "this objective"
+    """What messages call it."""
 
     @property
     def needs(self) -> Sequence[str]:
@@ -190,11 +192,9 @@ class OnRecord:
         if not len(rollout.plan.edges):
             raise ValueError("a ratio objective needs a plan with noisy steps; this plan has none")
         if rollout.plan.learned is not None and not self.learnable:
-            raise ValueError(
-                f"{type(self).__name__.lower()} has no form for learned noise, whose std changes with the weights; use clip"
-            )
+            raise ValueError(f"{self.name} has no form for learned noise, whose std changes with the weights; use clip")
         if self.single:
-            chains_only(rollout.plan, getattr(self, "name", type(self).__name__.lower()))
+            chains_only(rollout.plan, self.name)
         return recorded(rollout, credit, self.scale, self.kl_scale)
 
 

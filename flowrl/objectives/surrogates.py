@@ -88,8 +88,8 @@ class Surrogate(OnRecord):
     single: every recorded edge must lead to one image.  clips: see `types.Objective`.
     """
 
-    name: str
     each: Each
+    name: str = "surrogate"
     separable: bool = True
     single: bool = False
     beta: float = 0.0
@@ -114,7 +114,7 @@ def cispo(low: float = 10.0, high: float = 1e-4, beta: float = 0.0, scale: Scale
     def each(ratio: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         return truncated(ratio, batch.advantage, low, high), torch.zeros_like(ratio, dtype=torch.bool)
 
-    return Surrogate("cispo", each, beta=beta, scale=scale)
+    return Surrogate(each, "cispo", beta=beta, scale=scale)
 
 
 def sapo(up: float = 1.0, down: float = 1.05, beta: float = 0.0, scale: Scale | None = None) -> Surrogate:
@@ -125,7 +125,7 @@ def sapo(up: float = 1.0, down: float = 1.05, beta: float = 0.0, scale: Scale | 
     def each(ratio: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         return soft(ratio, batch.advantage, up, down), torch.zeros_like(ratio, dtype=torch.bool)
 
-    return Surrogate("sapo", each, beta=beta, scale=scale, clips=False)
+    return Surrogate(each, "sapo", beta=beta, scale=scale, clips=False)
 
 
 def gspo(low: float = 3e-4, high: float = 4e-4, beta: float = 0.0, scale: Scale | None = None) -> Surrogate:
@@ -134,7 +134,7 @@ def gspo(low: float = 3e-4, high: float = 4e-4, beta: float = 0.0, scale: Scale 
     Raises: ValueError for a range below 3 x 2^-23; while training, for a plan whose images share a recorded step.
     """
     resolvable(low, high)
-    return Surrogate("gspo", partial(_gspo, low=low, high=high), separable=False, single=True, beta=beta, scale=scale)
+    return Surrogate(partial(_gspo, low=low, high=high), "gspo", separable=False, single=True, beta=beta, scale=scale)
 
 
 def _gspo(ratio: Tensor, batch: Batch, low: float, high: float) -> tuple[Tensor, Tensor]:
@@ -148,7 +148,7 @@ def gmpo(clip: float = 4e-4, beta: float = 0.0, scale: Scale | None = None) -> S
     Raises: ValueError for a range below 3 x 2^-23; while training, for a plan whose images share a recorded step.
     """
     resolvable(clip, clip)
-    return Surrogate("gmpo", partial(_gmpo, clip=clip), separable=False, single=True, beta=beta, scale=scale)
+    return Surrogate(partial(_gmpo, clip=clip), "gmpo", separable=False, single=True, beta=beta, scale=scale)
 
 
 def _gmpo(ratio: Tensor, batch: Batch, clip: float) -> tuple[Tensor, Tensor]:
