@@ -87,6 +87,9 @@ def picture(before: Scores, found: dict[str, Result], o: Options, path: Path) ->
         axes.tick_params(labelsize=8, colors="#475569")
         axes.spines[["top", "right"]].set_visible(False)
     left.set_ylabel("held-out accuracy", fontsize=9, color=INK)
+    # a band of two seeds that part may span everything: the lines are what the picture is of
+    drawn = [float(y) for line in left.get_lines() for y in line.get_ydata()]
+    left.set_ylim(max(0.0, min(drawn) - 0.1), min(1.0, max(drawn) + 0.1))
     figure.legend(loc="outside right center", fontsize=8, frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
