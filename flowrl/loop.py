@@ -93,9 +93,9 @@ class Session:
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state["optimizer"]["state"]})
         if state["books"]["geometry"] == self.books["geometry"]:
             self.sizes = Sizes(*state["sizes"])
-        # a run from before there were selections, or that goes on with another, has nothing to go on with here
-        mine, other = self.states["selection"], state["states"].get("selection", {})
-        self.states = {**state["states"], "selection": other if other.keys() == mine.keys() else mine}
+        # a run that goes on with another selection or advantage, or is from before there were selections, begins theirs anew
+        kept = {name: told for name, told in state["states"].items() if self.states.get(name, {}).keys() <= told.keys()}
+        self.states = {**self.states, **kept}
         self.books = {**state["books"], "geometry": self.books["geometry"]}
         self.seconds, self.iteration = state["seconds"], iteration
 

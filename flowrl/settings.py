@@ -19,7 +19,7 @@ from pydantic.dataclasses import dataclass as pydantic_dataclass
 from flowrl.fields import Keys, dotted, fields_of, is_mapping, item_of, kind_at, place, unknown
 from flowrl.yamlfile import SettingsError, read, scalar, show, text
 
-__all__ = ["SettingsError", "arguments", "dump", "load", "resolve"]
+__all__ = ["SettingsError", "arguments", "changes", "dump", "load", "resolve"]
 
 T = TypeVar("T")
 Tree = dict[str, Any]

@@ -178,3 +178,19 @@ def test_the_old_form_of_flow_grpo_fast_branches_where_its_window_starts() -> No
         start = int(plan.depth[plan.rows[0]])
         assert len(plan.roots) == 1 and len(plan.leaves) == 9 and len(plan.edges) == 18 and len(plan.rows) == 1 + 9
         assert plan.nfe() == start + 1 + 9 * (10 - start - 1)
+
+
+def test_a_run_that_goes_on_with_another_method_begins_its_memory_anew() -> None:
+    """Flow-GRPO remembers nothing, GARDO does; what they share goes on."""
+    first = parts("flow_grpo")
+    before = session(first)
+    iterate(first, before)
+    saved = copy.deepcopy(before.state())
+    saved["weights"] = {name: saved["weights"]["current"] for name in ("current", "reference")}
+    second = parts("gardo")
+    after = session(second)
+    fresh = copy.deepcopy(after.states["advantage"])
+    after.load(1, saved)
+    assert after.states["advantage"] == fresh and after.iteration == 1
+    iterate(second, after)
+    assert after.states["advantage"] != fresh

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from flowrl.types import WeightSet
+
 
 def warming(decay: float, every: int = 1) -> Callable[[int], float]:
     """Decay of an "ema" weight set by iteration s: min((1 + s) / (10 + s), decay) at every `every`-th, 1 (no change) between.
@@ -28,3 +30,13 @@ def ramp(rate: float, most: float, start: int = 0) -> Callable[[int], float]:
             f"a decay of {rate:g} an iteration from {start} on, at most {most:g}: give rate and start >= 0 and most in [0, 1)"
         )
     return lambda s: min(rate * max(s - start, 0), most)
+
+
+def renewed(every: int) -> WeightSet:
+    """A set that becomes the current weights every so many iterations.
+
+    Raises: ValueError for every < 1.
+    """
+    if every < 1:
+        raise ValueError(f"a reference that is replaced every {every} iterations: give 1 or more")
+    return WeightSet("copy", when=lambda iteration, metrics: (iteration + 1) % every == 0)

@@ -11,7 +11,7 @@ from flowrl import advantage, objectives
 from flowrl.samplers import Law, Plan, chains, laws, tree, windows
 from flowrl.types import Method, WeightSet
 
-from .average import warming
+from .average import renewed, warming
 
 
 def reference(beta: float, follow: float | None = None, reset: int | None = None) -> dict[str, WeightSet]:
@@ -26,15 +26,11 @@ def reference(beta: float, follow: float | None = None, reset: int | None = None
         if follow is not None or reset is not None:
             raise ValueError("without a KL no reference is asked: give beta, or leave follow and reset out")
         return {}
-    if follow is None and reset is None:
-        return {"reference": WeightSet("frozen")}
     if follow is not None and reset is not None:
         raise ValueError("a reference either follows or is reset: give follow or reset, not both")
     if reset is not None:
-        if reset < 1:
-            raise ValueError(f"a reference that is reset every {reset} iterations: give 1 or more")
-        return {"reference": WeightSet("copy", when=lambda iteration, metrics: (iteration + 1) % reset == 0)}
-    return {"reference": WeightSet("ema", decay=warming(0.0 if follow is None else follow))}
+        return {"reference": renewed(reset)}
+    return {"reference": WeightSet("frozen") if follow is None else WeightSet("ema", decay=warming(follow))}
 
 
 Kind = Literal["flow_sde", "cps", "dance_sde", "precise", "dance_precise", "ddim", "dgpo", "sage", "longcat"]

@@ -8,6 +8,8 @@ from flowrl import advantage, objectives
 from flowrl.samplers import Plan, chains, laws
 from flowrl.types import Method, WeightSet
 
+from .average import renewed
+
 
 def online_dpo(
     group: int = 24,
@@ -26,10 +28,7 @@ def online_dpo(
     Source: Flow-GRPO (2505.05470), flow_grpo@ac4c86e scripts/train_sd3_dpo.py.
     Differs: iterations are counted, theirs optimizer steps; a prompt of equal rewards is left out.
     """
-    if every < 1:
-        raise ValueError(f"a reference that is replaced every {every} iterations: give 1 or more, or use diffusion_dpo to keep it")
-    renewed = WeightSet("copy", when=lambda iteration, metrics: (iteration + 1) % every == 0)
-    return _dpo(group, objectives.dpo(beta, draws), pairs, renewed, updates)
+    return _dpo(group, objectives.dpo(beta, draws), pairs, renewed(every), updates)
 
 
 def diffusion_dpo(group: int = 24, beta: float = 100.0, pairs: int = 1, draws: int = 1, updates: int = 1) -> Method:

@@ -13,6 +13,7 @@ from flowrl.objectives import scales
 from flowrl.samplers import Plan, chains, laws, levels, solvers, tree, windows
 from flowrl.types import Method, WeightSet
 
+from .average import renewed
 from .flow_grpo import reference, throughout
 
 
@@ -64,9 +65,6 @@ def sage_grpo(
     Source: SAGE-GRPO (2603.21872), SAGE-GRPO@c868869.
     Differs: without its second KL, to the policy one step before (weight 0.1); levels and clip are Flow-GRPO's.
     """
-    if every < 1:
-        raise ValueError(f"a reference that follows every {every} iterations: give 1 or more")
-    moving = WeightSet("copy", when=lambda iteration, metrics: (iteration + 1) % every == 0)
 
     def scale(steps: scales.Steps) -> Tensor:
         return scales.equalised(steps.b, steps.s)
@@ -75,7 +73,7 @@ def sage_grpo(
         throughout(laws.sage(noise), group),
         advantage.Group(),
         objectives.clip(clip, beta=beta, scale=scale),
-        {"reference": moving} if beta else {},
+        {"reference": renewed(every)} if beta else {},
         updates=updates,
     )
 

@@ -13,6 +13,7 @@ from flowrl.samplers import Rollout
 from flowrl.samplers.noise import Source
 from flowrl.types import Batch, Credit, Loss, Queries
 
+from .pools import of
 from .ratio import beyond, clipped
 from .renoise import Grid, Levels, distance, renoised
 
@@ -123,7 +124,7 @@ class AWM:
 def by_leaf(batch: Batch, ratio: Tensor, advantage: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Edges of one leaf as one: mean log-ratio over its draws, its advantage, and the sum of their weights."""
     assert batch.group is not None and batch.node is not None
-    leaf = torch.stack([batch.group, batch.node], 1).unique(dim=0, return_inverse=True)[1]
+    leaf = of(batch.group, batch.node)
     zero = ratio.new_zeros(int(leaf.max()) + 1)
     draws = zero.index_add(0, leaf, torch.ones_like(ratio))
     return (

@@ -12,7 +12,7 @@ from flowrl.kernels import log_density, step
 from flowrl.types import Batch, Loss
 
 from .pools import mean_of, rivals, trajectories
-from .ratio import OnRecord, edge_kl, edge_ratio, estimated_kl, measured, metrics, penalised
+from .ratio import OnRecord, edge_kl, edge_ratio, estimated_kl, measured, penalised
 
 
 def standardised(values: Tensor, pool: Tensor, counted: Tensor, eps: float = 0.0) -> Tensor:
@@ -127,9 +127,8 @@ class Disco(OnRecord):
             value[first], batch.advantage[first] > 0, batch.group[first], (batch.advantage[first] != 0), self.temperature
         )
         moved = (estimated_kl(-ratio) * counted).sum() / counted.sum().clamp(min=1)
-        total = policy + hinge(moved, self.limit, self.strength) + self.beta * batch.kl_scale * (batch.kl_weight * kl).sum()
-        none = torch.zeros_like(ratio, dtype=torch.bool)
-        return Loss(total, {**metrics(batch, ratio, none, policy, kl), "kl/old": moved.detach()})
+        whole = penalised(batch, policy, ratio, kl, torch.zeros_like(ratio, dtype=torch.bool), self.beta)
+        return Loss(whole.value + hinge(moved, self.limit, self.strength), {**whole.metrics, "kl/old": moved.detach()})
 
 
 def _firsts(pool: Tensor, counted: Tensor) -> Tensor:

@@ -86,9 +86,9 @@ def train(
 def _train(recipe: Recipe, given: Mapping[str, Any] | None, prompts: Any, resume: Path | None, world: World) -> Result:
     method, selection = build.method(recipe.method, recipe.sizes.group), build.fitting(recipe)
     recipe, folder = _folder(recipe, resume, world)
-    if resume is not None and world.main:
+    if resume is not None:
         for line in settings.changes(settings.load(folder.path / "run.yaml"), recipe):
-            log.warning("resumed with another setting: %s", line)
+            log.log(logging.WARNING if world.main else logging.DEBUG, "resumed with another setting: %s", line)
     trained, held = build.prompts(recipe.data, prompts)
     policy = load_policy(recipe.policy, world.device, seed=recipe.run.seed)
     features = build.features(recipe.evaluate.features)
