@@ -1,25 +1,36 @@
 """Scores for images and videos. Usable alone: needs torch and numpy until a reward that wants more is made.
 
 `make("clip")`, `make("shapes:soft")`, `make("module:name")`, `make("file.py:function")` or `make(function)` give a `Reward`;
-`parse("clip=0.5")` reads a name with a weight; `total` adds scores up; `differentiable(function)` marks one with a gradient.
+`parse("clip=0.5")` reads a name with a weight; `total` adds scores up; `Place` says where networks go.
+Functions that see more or say more: `groupwise`, `referenced`, `differentiable`, `Detailed`; `cached` asks a pure one once.
 The names are the rows of `TABLE`.
 """
 
-from .base import DifferentiableReward, Reward, Samples, Scores, State
+from .base import DifferentiableReward, Reward, Samples, Scores, State, TrainableReward
+from .cache import cached
 from .combine import total
+from .forms import Detailed, groupwise, referenced
 from .lift import RewardError, differentiable
-from .table import TABLE, make, parse
+from .names import make, parse
+from .place import Place
+from .table import TABLE
 
 __all__ = [
     "TABLE",
+    "Detailed",
     "DifferentiableReward",
+    "Place",
     "Reward",
     "RewardError",
     "Samples",
     "Scores",
     "State",
+    "TrainableReward",
+    "cached",
     "differentiable",
+    "groupwise",
     "make",
     "parse",
+    "referenced",
     "total",
 ]

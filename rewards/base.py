@@ -20,6 +20,7 @@ class Samples:
     pixels: uint8 [P, L, H, W, 3], or [P, L, T, H, W, 3] for video.
     scored: bool [P, L], True where this process owns the leaf; elsewhere pixels are undefined and the score stays invalid.
     rival: long [L], leaves with equal numbers compete (groupwise rewards stay inside one class).
+    references: for each prompt its reference images, uint8 [H, W, 3] each, sizes as they come; None: there are none.
 
     Raises: ValueError if dtypes or sizes do not fit together.
     """
@@ -29,7 +30,7 @@ class Samples:
     metadata: Sequence[Mapping[str, Any]]
     scored: Tensor
     rival: Tensor
-    references: Sequence[Any] | None = None
+    references: Sequence[Sequence[Any]] | None = None
 
     def __post_init__(self) -> None:
         shape = tuple(self.pixels.shape)
@@ -44,6 +45,10 @@ class Samples:
             raise ValueError(
                 f"there are pixels for {shape[0]} prompts, but {len(self.prompts)} prompts and {len(self.metadata)} metadata; "
                 "give one each"
+            )
+        if self.references is not None and len(self.references) != shape[0]:
+            raise ValueError(
+                f"there are references for {len(self.references)} of {shape[0]} prompts; give a list each, empty for none"
             )
         if tuple(self.rival.shape) != shape[1:2]:
             raise ValueError(
@@ -77,6 +82,18 @@ class Reward(Protocol):
     def init(self) -> State: ...
 
     def __call__(self, samples: Samples, state: State) -> tuple[Scores, State]: ...
+
+
+@runtime_checkable
+class TrainableReward(Reward, Protocol):
+    """A reward that learns from what it scored. What it learns is in its State, so it is saved with the run."""
+
+    def update(self, samples: Samples, state: State) -> tuple[State, Mapping[str, float], bool]:
+        """Once an iteration, after all scores are taken: (state, metrics, whether the policy is left as it is this time).
+
+        samples: of all processes, the same in each; what it returns must be the same as well.
+        """
+        ...
 
 
 @runtime_checkable

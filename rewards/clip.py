@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import importlib.resources
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
+
+from .place import Housed, Place, batched
 
 EMBEDDED = "shapes-clip"
 
@@ -25,20 +27,17 @@ class Clip:
     preprocess: open_clip's own, of a picture;  prepare: the same of float [N, 3, H, W] in [0, 1], differentiable.
     """
 
-    model: nn.Module
+    network: Housed[nn.Module]
     preprocess: Callable[[Image.Image], Tensor]
     prepare: Callable[[Tensor], Tensor]
     tokenize: Callable[[list[str]], Tensor]
-    device: str
-    batch: int
 
     @torch.no_grad()
     def __call__(self, images: np.ndarray, prompts: list[str], metadata: list[dict[str, Any]]) -> Tensor:
         del metadata
         frames = images.reshape(-1, *images.shape[-3:])
-        # float32 even inside a trainer's autocast: half precision moves a cosine by 2e-4, more than the spread of many a group
-        with torch.autocast(self.device.partition(":")[0], enabled=False):
-            picture = torch.cat([self._pictures(frames[cut]) for cut in _cuts(len(frames), self.batch)])
+        with self.network.ready():
+            picture = batched(lambda cut: self._pictures(frames[cut]), len(frames), self.network.batch)
             return self._cosine(picture, prompts).cpu()
 
     def with_graph(self, images: Tensor, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> Tensor:
@@ -47,8 +46,8 @@ class Clip:
         Within 2e-3 of the scores of the rounded images: Pillow rounds to 8 bits after resizing.
         """
         del metadata
-        frames = images.reshape(-1, *images.shape[-3:]).permute(0, 3, 1, 2).to(self.device)
-        with torch.autocast(self.device.partition(":")[0], enabled=False):
+        frames = images.reshape(-1, *images.shape[-3:]).permute(0, 3, 1, 2).to(self.network.device)
+        with self.network.ready():
             return self._cosine(self._unit("encode_image", self.prepare(frames.float())), prompts).to(images.device)
 
     def _cosine(self, picture: Tensor, prompts: Sequence[str]) -> Tensor:
@@ -57,7 +56,7 @@ class Clip:
         row = {prompt: index for index, prompt in enumerate(dict.fromkeys(prompts))}
         distinct = list(row)
         with torch.no_grad():
-            text = torch.cat([self._texts(distinct[cut]) for cut in _cuts(len(distinct), self.batch)])
+            text = batched(lambda cut: self._texts(distinct[cut]), len(distinct), self.network.batch)
         text = text[torch.tensor([row[prompt] for prompt in prompts], device=text.device)]
         return torch.einsum("nfd,nd->nf", picture.unflatten(0, (len(prompts), -1)), text).mean(1)
 
@@ -68,15 +67,15 @@ class Clip:
         return self._unit("encode_text", self.tokenize(prompts))
 
     def _unit(self, method: str, data: Tensor) -> Tensor:
-        features: Tensor = getattr(self.model, method)(data.to(self.device))
+        features: Tensor = getattr(self.network.model, method)(data.to(self.network.device))
         return nn.functional.normalize(features.float(), dim=-1)
 
 
-def clip(variant: str | None = None, device: str = "cpu", batch: int = 64) -> Clip:
+def clip(variant: str | None = None, place: Place | None = None) -> Clip:
     """Cosine of the L2-normalised features of image and prompt; of a video the mean over its frames.
 
-    cos(f_image(x), f_text(y)) in [-1, 1], in float32, `batch` images a network call. Images go through the validation transform
-    of the model's own configuration, prompts through its own tokenizer, which cuts them at its context length (77 tokens for CLIP).
+    cos(f_image(x), f_text(y)) in [-1, 1], in float32. Images go through the validation transform of the model's own configuration,
+    prompts through its own tokenizer, which cuts them at its context length (77 tokens for CLIP).
 
     variant: None, the tiny model of the shapes world that comes with flowrl; "MODEL/PRETRAINED" as open_clip names them, such as
     "ViT-B-32/laion2b_s34b_b79k"; "hf-hub:OWNER/NAME"; or "local-dir:FOLDER" with open_clip_config.json and weights.
@@ -92,8 +91,6 @@ def clip(variant: str | None = None, device: str = "cpu", batch: int = 64) -> Cl
     CLIPScore itself 2.5 max(cos, 0) with "A photo depicts" before the prompt. Group-normalised advantages do not see the scale;
     a weighted sum of rewards and a KL coefficient do.
     """
-    if batch < 1:
-        raise ValueError(f"batch is {batch}; give at least 1 image a network call")
     open_clip = _open_clip()
     name, weights = _resolve(variant or f"local-dir:{_embedded()}")
     tag: dict[str, Any] = open_clip.pretrained.get_pretrained_cfg(name, weights) if weights else {}
@@ -101,7 +98,6 @@ def clip(variant: str | None = None, device: str = "cpu", batch: int = 64) -> Cl
         model: Any = open_clip.create_model(
             name,
             pretrained=weights,
-            device=device,
             precision="fp32",
             require_pretrained=True,
             # open_clip only warns where the activation differs from the one the weights were trained with
@@ -115,7 +111,7 @@ def clip(variant: str | None = None, device: str = "cpu", batch: int = 64) -> Cl
     transform = open_clip.transform
     preprocess = transform.image_transform_v2(transform.PreprocessCfg(**model.visual.preprocess_cfg), is_train=False)
     tokenize = open_clip.get_tokenizer(name)
-    return Clip(model.eval().requires_grad_(False), preprocess, _differentiable(preprocess), tokenize, device, batch)
+    return Clip((place or Place()).house(model), preprocess, _differentiable(preprocess), tokenize)
 
 
 class _Size(NamedTuple):
@@ -190,7 +186,3 @@ def _embedded() -> Path:
             f"the embedded CLIP model is missing: there is no {folder}; reinstall flowrl, or name a model: clip:MODEL/PRETRAINED"
         )
     return folder
-
-
-def _cuts(count: int, size: int) -> Iterator[slice]:
-    return (slice(start, start + size) for start in range(0, count, size))

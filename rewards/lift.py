@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .base import NotAScore, Samples, Scores, State, WithGraph
+from .forms import Call, Detailed, Form, detailed
 
 Function = Callable[[np.ndarray, list[str], list[dict[str, Any]]], Any]
 """f(images uint8 [N, (T,) H, W, 3], prompts, metadata) -> N floats, prompt-major; NaN or None where it could not score."""
@@ -24,7 +25,8 @@ class RewardError(RuntimeError):
 
 @dataclass(frozen=True)
 class Lifted:
-    """A plain function as a Reward. It sees the scored leaves only, prompt by prompt, as its own copies.
+    """A function, plain or of another form (`forms`), as a Reward. It sees the scored leaves only, prompt by prompt, as its own
+    copies.
 
     State: {"scored": n, "failed": n}, counts over the run. NaN and None count as failed and warn the first time.
 
@@ -33,17 +35,17 @@ class Lifted:
     """
 
     name: str
-    function: Function
+    function: Function | Form
 
     def init(self) -> State:
         return {"scored": 0, "failed": 0}
 
     def __call__(self, samples: Samples, state: State) -> tuple[Scores, State]:
-        values = torch.full(samples.scored.shape, math.nan, dtype=torch.float32)
         scored = samples.scored.cpu()
         count = int(scored.sum())
-        if count:
-            values[scored] = self._numbers(self._call(samples, scored), count)
+        told = detailed(self._call(samples, scored)) if count else Detailed([])
+        values = self._spread(told.values, scored, count)
+        parts = {name: self._spread(some, scored, count) for name, some in told.parts.items()}
         valid = scored & ~values.isnan()
         failed = count - int(valid.sum())
         if failed and not state["failed"]:
@@ -52,18 +54,23 @@ class Lifted:
                 "they are left out of the update, and further ones are counted without a warning",
                 stacklevel=2,
             )
-        return Scores(values, valid), {"scored": state["scored"] + count, "failed": state["failed"] + failed}
+        return Scores(values, valid, parts), {"scored": state["scored"] + count, "failed": state["failed"] + failed}
+
+    def _spread(self, result: Any, scored: Tensor, count: int) -> Tensor:
+        """Numbers of the scored leaves at their places in [P, L]."""
+        values = torch.full(scored.shape, math.nan, dtype=torch.float32)
+        values[scored] = self._numbers(result, count)
+        return values
 
     def _call(self, samples: Samples, scored: Tensor) -> Any:
-        # one row of the mask is one prompt, so row-major order is prompt-major
-        owner = [int(p) for p in scored.nonzero()[:, 0]]
-        images = samples.pixels[samples.scored.to(samples.pixels.device)].cpu().numpy()
-        prompts = [samples.prompts[p] for p in owner]
-        metadata: list[dict[str, Any]] = [dict(samples.metadata[p]) for p in owner]
+        call = calling(samples, scored)
         try:
-            return self.function(images, prompts, metadata)
+            if isinstance(self.function, Form):
+                return self.function.on(call)
+            return self.function(call.images, call.prompts, call.metadata)
         except Exception as error:
-            raise RewardError(f"reward {self.name!r} failed on {len(owner)} images: {type(error).__name__}: {error}") from error
+            count = len(call.prompts)
+            raise RewardError(f"reward {self.name!r} failed on {count} images: {type(error).__name__}: {error}") from error
 
     def _numbers(self, result: Any, count: int) -> Tensor:
         numbers = _floats(self.name, result)
@@ -77,6 +84,22 @@ class Lifted:
                 "which is infinite in float32; return a finite number, or NaN where it could not score"
             )
         return values
+
+
+def calling(samples: Samples, scored: Tensor) -> Call:
+    """What a function is told of the scored leaves, as its own copies."""
+    # one row of the mask is one prompt, so row-major order is prompt-major
+    owner, leaf = scored.nonzero().T.tolist()
+    images = samples.pixels[scored.to(samples.pixels.device)].cpu().numpy()
+    rival = samples.rival.cpu()[leaf].numpy()
+    given = samples.references
+    return Call(
+        images,
+        [samples.prompts[p] for p in owner],
+        [dict(samples.metadata[p]) for p in owner],
+        [[] if given is None else [np.asarray(one) for one in given[p]] for p in owner],
+        np.unique(np.stack([owner, rival], 1), axis=0, return_inverse=True)[1].reshape(-1),
+    )
 
 
 @dataclass(frozen=True)

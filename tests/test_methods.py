@@ -186,7 +186,7 @@ def test_a_run_that_goes_on_with_another_method_begins_its_memory_anew() -> None
     before = session(first)
     iterate(first, before)
     saved = copy.deepcopy(before.state())
-    saved["weights"] = {name: saved["weights"]["current"] for name in ("current", "reference")}
+    saved["weights"] = dict.fromkeys(("current", "reference"), saved["weights"]["current"])
     second = parts("gardo")
     after = session(second)
     fresh = copy.deepcopy(after.states["advantage"])

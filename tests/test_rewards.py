@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from flowrl import rewards
 from flowrl.rewards import Reward, RewardError, Samples, Scores, State
-from flowrl.rewards.table import Row
+from flowrl.rewards.row import Row
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -335,7 +335,7 @@ def test_a_reward_object_is_used_as_it_is(folder: Path) -> None:
 
 def test_a_module_and_a_function_give_rewards() -> None:
     assert rewards.make(level).name == "level" and rewards.make(level, name="mean").name == "mean"
-    made = rewards.make(f"{rewards.__name__}.jpeg:jpeg_compressibility")
+    made = rewards.make(f"{rewards.__name__}.rules.jpeg:jpeg_compressibility")
     assert made(samples(), made.init())[0].valid.all()
     with pytest.raises(TypeError, match="cannot be called"):
         rewards.make(3)  # pyright: ignore[reportArgumentType]
@@ -343,11 +343,11 @@ def test_a_module_and_a_function_give_rewards() -> None:
 
 def test_a_row_with_variants_is_called_with_the_variant(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     (folder / "rows.py").write_text(
-        "def factory(kind='soft', device=None):\n"
+        "def factory(kind='soft', place=None):\n"
         "    return lambda images, prompts, metadata: [{'soft': 1, 'hard': 2}[kind]] * len(images)\n"
     )
     monkeypatch.setitem(rewards.TABLE, "world", Row("rows.py:factory", "", "soft or hard"))
-    monkeypatch.setitem(rewards.TABLE, "placed", Row("rows.py:factory", "", "soft or hard", device=True))
+    monkeypatch.setitem(rewards.TABLE, "placed", Row("rows.py:factory", "", "soft or hard", placed=True))
     for spec, expected in (("world", 1), ("world:hard", 2), ("placed:hard", 2)):
         made = rewards.make(spec)
         assert made.name == spec and made(samples(), made.init())[0].values.eq(expected).all()

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from flowrl import rewards
+from flowrl.rewards import Place
 from flowrl.rewards import clip as module
 from flowrl.rewards.clip import clip
 
@@ -63,7 +64,7 @@ PROMPTS = ["a red circle", "two blue squares", "a red circle", "a word " * 40, "
 @pytest.mark.parametrize("batch", [2, 64])
 def test_the_score_is_the_cosine_of_open_clips_own_features(folder: Path, size: tuple[int, int], batch: int) -> None:
     images = noise(5, *size, 3)
-    scores = clip(f"local-dir:{folder}", batch=batch)(images, PROMPTS, [{}] * 5)
+    scores = clip(f"local-dir:{folder}", place=Place(batch=batch))(images, PROMPTS, [{}] * 5)
     assert scores.dtype == torch.float32 and scores.shape == (5,) and not scores.requires_grad
     # float32 through two layers against float64 of the last step: a few ulp
     torch.testing.assert_close(scores.double(), cosines(folder, images, PROMPTS), atol=1e-6, rtol=0)
@@ -89,7 +90,7 @@ def test_long_prompts_are_cut_by_the_models_own_tokenizer(folder: Path) -> None:
 
 def test_a_video_scores_the_mean_over_its_frames(folder: Path) -> None:
     video = noise(2, 3, 32, 32, 3)
-    scorer = clip(f"local-dir:{folder}", batch=2)
+    scorer = clip(f"local-dir:{folder}", place=Place(batch=2))
     frames = scorer(video.reshape(6, 32, 32, 3), ["a"] * 3 + ["b"] * 3, [{}] * 6).reshape(2, 3)
     torch.testing.assert_close(scorer(video, ["a", "b"], [{}, {}]), frames.mean(1))
 
@@ -156,7 +157,7 @@ def test_an_unknown_model_is_a_sentence(variant: str, kind: type[Exception], mes
 
 def test_a_batch_of_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="batch is 0; give at least 1"):
-        clip(batch=0)
+        clip(place=Place(batch=0))
 
 
 def test_weights_that_cannot_be_had_are_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -245,7 +246,7 @@ def test_the_gradient_of_a_score_is_its_slope(folder: Path) -> None:
     (gradient,) = torch.autograd.grad(score.sum(), images)
     assert score.requires_grad and gradient.shape == images.shape
     norm = gradient.flatten(1).norm(dim=1)
-    assert (norm > 0).all() and not any(p.requires_grad for p in scorer.model.parameters())
+    assert (norm > 0).all() and not any(p.requires_grad for p in scorer.network.model.parameters())
     step = 1e-2 * gradient / norm.view(-1, 1, 1, 1)
     with torch.no_grad():
         risen = scorer.with_graph(images + step, PROMPTS[:2], [{}] * 2) - scorer.with_graph(images - step, PROMPTS[:2], [{}] * 2)

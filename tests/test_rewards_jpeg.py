@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from flowrl import rewards
-from flowrl.rewards.jpeg import jpeg_compressibility, jpeg_incompressibility
+from flowrl.rewards.rules.jpeg import jpeg_compressibility, jpeg_incompressibility
 
 
 def noise(*shape: int) -> np.ndarray:

@@ -74,7 +74,7 @@ def _choice(reward: str | None, best_of: int, svdd: int, device: str) -> Choice 
     spec, weight = rewards.parse(reward)
     if weight != 1:
         raise ValueError(f"reward {reward!r} has a weight, which a choice does not need; write {spec}")
-    return Choice(rewards.make(spec, device=device), best_of, svdd)
+    return Choice(rewards.make(spec, place=device), best_of, svdd)
 
 
 def _asked(prompts: Prompts) -> Prompts:

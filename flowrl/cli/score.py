@@ -57,7 +57,7 @@ def run(name: str, files: Sequence[Path], prompts: Prompts, device: str) -> list
     spec, weight = rewards.parse(name)
     if weight != 1:
         raise ValueError(f"reward {name!r} has a weight, which a score does not need; write {spec}")
-    made = rewards.make(spec, device=device)
+    made = rewards.make(spec, place=device)
     state, found = made.init(), [math.nan] * len(files)
     for indices, pixels in _batches(files):
         n = len(indices)

@@ -109,12 +109,12 @@ def rewards(recipe: Recipe, given: Mapping[str, Any] | None, device: str) -> dic
     for spec in recipe.rewards:
         if spec.name in out:
             raise ValueError(f"reward {spec.name!r} is given twice; add the weights up instead")
-        out[spec.name] = (make(spec.name, device=device), spec.weight)
+        out[spec.name] = (make(spec.name, place=device), spec.weight)
     for name, value in (given or {}).items():
         if name in out:
             raise ValueError(f"reward {name!r} is given twice, in the recipe and as a value; give one of them another name")
         reward, factor = value if isinstance(value, tuple) else (value, 1.0)
-        out[name] = (make(reward, name, device=device), float(factor))
+        out[name] = (make(reward, name, place=device), float(factor))
     if not out:
         raise ValueError("there is no reward to train for; give --reward NAME (flowrl train --help shows the forms)")
     if not any(factor for _, factor in out.values()):
@@ -123,7 +123,7 @@ def rewards(recipe: Recipe, given: Mapping[str, Any] | None, device: str) -> dic
 
 
 def judges(names: Sequence[str], device: str) -> dict[str, Reward]:
-    return {name: make(name, device=device) for name in names}
+    return {name: make(name, place=device) for name in names}
 
 
 def features(name: str | None) -> Callable[..., Any] | None:
