@@ -16,6 +16,8 @@ from torch import Tensor
 
 from flowrl.data import Prompts
 from flowrl.dist import World
+from flowrl.looks import spread, thumbs
+from flowrl.rewards import Rule, ruled
 from flowrl.rewards.base import ComparingReward, Reward, Samples, Scores, State, TrainableReward
 from flowrl.samplers import Plan, Rollout, rollout, solvers
 from flowrl.samplers.noise import Source
@@ -57,11 +59,14 @@ class Drawn(Walk):
 
 @dataclass(frozen=True)
 class Collected(Walk):
-    """A batch's experience: this process's walk and the outcome of all, gathered, the same everywhere."""
+    """A batch's experience: this process's walk and the outcome of all, gathered, the same everywhere. scores: as the rewards gave
+    them;  looks: metrics of the images and latents."""
 
     outcome: Outcome
     seconds: Mapping[str, float]
     lessons: Lessons
+    scores: Mapping[str, Scores]
+    looks: Mapping[str, float]
 
 
 def walk(
@@ -248,6 +253,26 @@ def learned(
     return Lessons(metrics, any(skips))
 
 
+def seemed(drawn: Drawn, prompts: Prompts, plan: Plan, world: World) -> dict[str, float]:
+    """look/diversity: mean distance between thumbnails of one prompt's images;  look/latent: root mean square of the latents."""
+    shape = (len(prompts), len(plan.leaves))
+    small = torch.zeros(*shape, thumbs(torch.zeros(1, 8, 8, 3, dtype=torch.uint8)).shape[-1], device=world.device)
+    square = torch.zeros(shape, dtype=torch.float64, device=world.device)
+    if drawn.samples is not None and drawn.rollout is not None:
+        owned = drawn.samples.scored
+        pixels = drawn.samples.pixels[owned]
+        mine, means = torch.zeros(*owned.shape, small.shape[-1]), torch.zeros(owned.shape, dtype=torch.float64)
+        mine[owned] = thumbs(pixels[:, 0] if pixels.ndim == 5 else pixels)
+        x0 = drawn.rollout.states(plan.leaves)
+        means[owned] = x0[owned.to(x0.device)].double().square().flatten(1).mean(1).cpu()
+        small[drawn.local], square[drawn.local] = mine.to(small), means.to(square)
+    world.sum(small, square)
+    found = {"look/latent": float(square.mean().sqrt())}
+    if shape[1] > 1:
+        found["look/diversity"] = spread(small.cpu(), torch.ones(shape, dtype=torch.bool))
+    return found
+
+
 def described(features: Features, drawn: Drawn, shape: tuple[int, int], world: World) -> Tensor:
     """Features of all images, gathered to [P, L, D]; zeros for what was not drawn."""
     own = torch.zeros(0, 0)
@@ -279,17 +304,20 @@ def collect(
     solver: Solver = solvers.euler,
     features: Features | None = None,
     metrics: Mapping[str, float] | None = None,
+    rules: Mapping[str, Rule] | None = None,
 ) -> Collected:
     """One batch of experience: prompts share `plan`. States of rewards are updated in `states`.
 
-    features: what the outcome's features are made by;  metrics: of the last iteration, for the outcome.
+    features: what the outcome's features are made by;  metrics: of the last iteration, for the outcome;  rules: what scores count
+    for.
 
     Raises: torch.OutOfMemoryError in every process if one ran out of memory while walking or decoding; ValueError where no
     image has all its scores.
     """
     drawn = draw(policy, plan, prompts, slots, blocks, sizes, source, world, witness=witness, solver=solver)
     clock = time.perf_counter()
-    scores = scored(rewards, drawn, states, prompts, plan, world)
+    given = scored(rewards, drawn, states, prompts, plan, world)
+    scores = ruled(given, rules or {})
     if not torch.stack([s.valid for s in scores.values()]).all(0).any():
         raise ValueError(f"no image of this iteration could be scored by all of {', '.join(scores)}; see their warnings above")
     lessons = learned(rewards, drawn, states, prompts, plan, world)
@@ -302,4 +330,6 @@ def collect(
         plan, scores, factors, prompts.text, prompts.metadata, slots, source.iteration, densities.cpu(), seen, metrics or {}
     )
     seconds = {**drawn.seconds, "reward": time.perf_counter() - clock}
-    return Collected(drawn.rollout, drawn.local, drawn.cond, drawn.index, outcome, seconds, lessons)
+    return Collected(
+        drawn.rollout, drawn.local, drawn.cond, drawn.index, outcome, seconds, lessons, given, seemed(drawn, prompts, plan, world)
+    )

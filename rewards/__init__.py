@@ -8,7 +8,7 @@ The names are the rows of `TABLE`.
 
 from .base import ComparingReward, DifferentiableReward, Reward, Samples, Scores, State, TrainableReward
 from .cache import cached
-from .combine import total
+from .combine import Rule, ruled, total
 from .forms import Detailed, groupwise, referenced
 from .lift import RewardError, differentiable
 from .names import make, parse
@@ -23,6 +23,7 @@ __all__ = [
     "Place",
     "Reward",
     "RewardError",
+    "Rule",
     "Samples",
     "Scores",
     "State",
@@ -33,5 +34,6 @@ __all__ = [
     "make",
     "parse",
     "referenced",
+    "ruled",
     "total",
 ]

@@ -1,4 +1,4 @@
-"""What `flowrl score` does: a folder of images, their scores by several rewards, a file of numbers and pictures of best and worst."""
+"""What `flowrl score` does: scores of a folder of images by several rewards, a file of numbers, pictures of best and worst."""
 
 from __future__ import annotations
 
