@@ -78,7 +78,7 @@ def test_a_processor_that_is_not_known_is_refused() -> None:
     assert torch.equal(old([noise(50, 81)]), of_processor(CLIP_CONFIG)([noise(50, 81)]))
 
 
-#EV @pytest.mark.evidence("arithmetic", "hpsv2", "hpsv2.1")
+@pytest.mark.evidence("arithmetic", "hpsv2", "hpsv2.1")
 @pytest.mark.parametrize("size", [(224, 224), (512, 512), (300, 900), (901, 300), (225, 450), (100, 224), (10, 3000)])
 def test_the_long_side_is_224_and_black_lies_around_it(size: tuple[int, int]) -> None:
     """HPSv2's rule, worked from its words: scale by 224 / longest, round, half of the missing rows above."""

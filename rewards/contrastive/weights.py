@@ -63,8 +63,9 @@ class Shelf:
         try:
             yield
         except Exception as error:
+            told = " ".join(str(error).split())
             raise RuntimeError(
-                f"reward {self.reward} could not load {what}: {error}; without network access download it elsewhere into a folder "
+                f"reward {self.reward} could not load {what}: {told}; without network access download it elsewhere into a folder "
                 f"and name that: {self.reward}:…@FOLDER"
             ) from error
 
@@ -92,10 +93,15 @@ def pretrained(shelf: Shelf, kind: str, repository: str) -> Any:
 
     Raises: ValueError naming missing, unexpected or misshapen weights; RuntimeError where it cannot be downloaded.
     """
-    made: Any = getattr(importlib.import_module("transformers"), kind)
-    where = shelf.repository(repository)
-    with shelf.finding(repository):
-        model, told = made.from_pretrained(where, dtype=torch.float32, output_loading_info=True)
+    transformers: Any = importlib.import_module("transformers")
+    where, loud = shelf.repository(repository), transformers.logging.get_verbosity()
+    # it prints what is unexpected of the other tower, and only prints what is missing
+    transformers.logging.set_verbosity_error()
+    try:
+        with shelf.finding(repository):
+            model, told = getattr(transformers, kind).from_pretrained(where, dtype=torch.float32, output_loading_info=True)
+    finally:
+        transformers.logging.set_verbosity(loud)
     other = ("text_model.", "logit_scale", "logit_bias") if "Vision" in kind else ()
     fits(
         f"{repository} in {kind}",
