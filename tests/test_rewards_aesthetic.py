@@ -1,4 +1,4 @@
-"""Aesthetic predictors: LAION's own head on LAION's own embeddings (FLOWRL_WEIGHTS), the whole on tiny models of the real classes."""
+"""Aesthetic predictors: LAION's head on LAION's embeddings (FLOWRL_WEIGHTS), the whole on tiny models of the real classes."""
 
 from __future__ import annotations
 
