@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .contrastive import ROWS as CONTRASTIVE
 from .row import Row
 from .rules import ROWS as RULES
 
@@ -17,7 +18,7 @@ EMBEDDED: dict[str, Row] = {
         hacks="none known: strict asks for every shape, colour and place; soft pays for parts",
     ),
     "clip": Row(
-        f"{HERE}.clip:clip",
+        f"{HERE}.contrastive.clip:clip",
         "cosine of image and prompt under a CLIP model; default: the embedded tiny one",
         "MODEL/PRETRAINED, hf-hub:OWNER/NAME or local-dir:FOLDER",
         placed=True,
@@ -28,5 +29,5 @@ EMBEDDED: dict[str, Row] = {
     ),
 }
 
-SECTIONS: dict[str, dict[str, Row]] = {"Embedded": EMBEDDED, "Rules": RULES}
+SECTIONS: dict[str, dict[str, Row]] = {"Embedded": EMBEDDED, "Rules": RULES, "Image and text": CONTRASTIVE}
 TABLE: dict[str, Row] = {name: row for rows in SECTIONS.values() for name, row in rows.items()}

@@ -672,9 +672,9 @@ MUTANTS = (
     ),
     Mutant(
         "float images are not normalised for CLIP",
-        "rewards/clip.py",
-        'not in ("MaybeConvertMode", "MaybeToTensor")',
-        'not in ("MaybeConvertMode", "MaybeToTensor", "Normalize")',
+        "rewards/contrastive/prepare.py",
+        "return self._normalised(nn.functional.pad(images.clamp(0, 1), around, value=self.fill / 255))",
+        "return nn.functional.pad(images.clamp(0, 1), around, value=self.fill / 255)",
         "test_rewards_clip.py",
     ),
     # what is said of methods
