@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from . import pairs
+from . import specimens
 from .base import Reward, Samples
 from .names import make
 from .place import Place
@@ -50,7 +50,7 @@ class Checked(NamedTuple):
 
 
 def check(reward: str | Reward, place: Place | None = None, kind: str | None = None) -> Checked:
-    """Loads a reward by its name (or takes one) and lets it score the pairs of its kind (`pairs.KINDS`), all at once: each pair is
+    """Loads a reward by its name (or takes one) and lets it score the pairs of its kind (`specimens.KINDS`), all at once: each pair is
     a prompt with two leaves in one rival class, so that rewards that compare see both.
 
     kind: None, by the reward's name; agreement where nothing is known of it.
@@ -60,10 +60,10 @@ def check(reward: str | Reward, place: Place | None = None, kind: str | None = N
     place = place or Place()
     name = reward if isinstance(reward, str) else reward.name
     kind = kind or kind_of(name)
-    if kind not in pairs.KINDS:
-        raise ValueError(f"there are no pairs of kind {kind!r}; give one of {', '.join(pairs.KINDS)}")
+    if kind not in specimens.KINDS:
+        raise ValueError(f"there are no pairs of kind {kind!r}; give one of {', '.join(specimens.KINDS)}")
     made = make(reward, place=place)
-    drawn = pairs.KINDS[kind]()
+    drawn = specimens.KINDS[kind]()
     scores, _ = made(_samples(drawn), made.init())
     values = torch.where(scores.valid, scores.values, torch.nan).tolist()
     told = tuple(Told(pair.differ, *both) for pair, both in zip(drawn, values, strict=True))
@@ -77,7 +77,7 @@ def kind_of(name: str) -> str:
     return next((kind for kind, heads in kinds.items() if head in heads), "agreement")
 
 
-def _samples(drawn: tuple[pairs.Pair, ...]) -> Samples:
+def _samples(drawn: tuple[specimens.Pair, ...]) -> Samples:
     pixels = np.stack([np.stack([pair.better, pair.worse]) for pair in drawn])
     return Samples(
         torch.from_numpy(pixels),
