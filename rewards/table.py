@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from .pairs import ROWS as PAIRS
 from .row import Row
 from .rules import ROWS as RULES
+from .vlm import ROWS as VLM
 
 HERE = __name__.rpartition(".")[0]
 
@@ -28,5 +30,5 @@ EMBEDDED: dict[str, Row] = {
     ),
 }
 
-SECTIONS: dict[str, dict[str, Row]] = {"Embedded": EMBEDDED, "Rules": RULES}
+SECTIONS: dict[str, dict[str, Row]] = {"Embedded": EMBEDDED, "Rules": RULES, "Judges": VLM, "Comparisons": PAIRS}
 TABLE: dict[str, Row] = {name: row for rows in SECTIONS.values() for name, row in rows.items()}
