@@ -81,7 +81,8 @@ def winrate(
 
     r_i = mean of its verdicts: P(i is better), 1 a win, 0 a loss, 1/2 a tie. Their mean over a group is 1/2 where all comparisons
     were read, so a small gap of scores cannot become a large advantage.
-    A comparison that could not be read is left out; an image without any has no score, and so has one without rivals.
+    A comparison that could not be read is left out; an image without any has no score, and so has one without rivals. So it is no
+    judge of held-out images drawn one a prompt, nor of progress: name another in `evaluate.rewards`.
 
     judge: f(images A, images B, prompt) -> P(A is better), NaN where unreadable; a `Judge`: a VLM's, or `scored(function, margin)`.
     opponents: each image meets so many others, chosen by a hash of contents, equally many for all (one more where that number and

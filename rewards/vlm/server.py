@@ -64,7 +64,9 @@ class Server:
         reasons: list[str] = []
         answered, dead = Event(), Event()
 
-        with ThreadPoolExecutor(self.concurrency) as pool, httpx.Client(timeout=self.timeout, headers=headers) as client:
+        limits = httpx.Limits(max_connections=self.concurrency)
+        client = httpx.Client(timeout=self.timeout, headers=headers, limits=limits)
+        with client, ThreadPoolExecutor(self.concurrency) as pool:
             # an image is in many pairs, and is packed once
             views = {id(image): image for q in questions for image in q.images}
             packed = dict(zip(views, pool.map(data_url, views.values()), strict=True))
