@@ -64,8 +64,10 @@ def conclusion(text: str, axes: Axes) -> dict[str, float]:
 
 def tagged_conclusion(text: str, axes: Axes) -> dict[str, float]:
     """What `conclusion` reads between answer tags, NaN without them: an answer cut short has none."""
-    found = re.findall(r"<answer>(.*?)</answer>", text.rpartition("</think>")[2], re.IGNORECASE | re.DOTALL)
-    return conclusion(found[-1], axes) if len(found) == 1 else {"winner": math.nan}
+    # a pattern that looks for the end of every beginning takes a minute for a text of beginnings
+    _, begun, rest = text.lower().rpartition("</think>")[2].partition("<answer>")
+    said, ended, after = rest.partition("</answer>")
+    return conclusion(said, axes) if begun and ended and "<answer>" not in after else {"winner": math.nan}
 
 
 def winners(text: str, axes: Axes) -> dict[str, float]:
@@ -122,5 +124,5 @@ def _last(pattern: str, text: str) -> float:
 
 def _image(said: object) -> float:
     """1 if text names image 1 alone, 0 for image 2."""
-    named = set(re.findall(r"\bimage {0,2}([12])\b", said.lower())) if isinstance(said, str) else set()
+    named = set(re.findall(r"\bimage {0,2}([12])(?!\d| ?/)", said.lower())) if isinstance(said, str) else set()
     return {"1": 1.0, "2": 0.0}[named.pop()] if len(named) == 1 else math.nan
