@@ -16,9 +16,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from flowrl import rewards
+from flowrl.rewards import Samples
 from flowrl.rewards.vlm.ask import Question
 from flowrl.rewards.vlm.server import Server, server
 
@@ -250,6 +252,24 @@ def test_a_server_that_dies_in_the_middle_and_comes_back_loses_what_it_lost(imit
     with pytest.warns(UserWarning, match="left 2 of 6"):
         assert judge.write(asked(6)) == ["fine", "fine", None, None, "fine", "fine"]
     assert judge.write(asked(1)) == ["fine"]
+
+
+def test_a_served_judge_orders_a_group_by_name(imitate: Any) -> None:
+    def sees(body: dict[str, Any], n: int) -> str:
+        *pictures, _ = body["messages"][0]["content"]
+        data = [base64.b64decode(part["image_url"]["url"].partition(",")[2]) for part in pictures]
+        one, two = (np.asarray(Image.open(io.BytesIO(png))).mean() for png in data)
+        # it sees large differences, and else prefers what is shown first
+        return f"<think>hm</think><answer>Image {1 if one - two > -30 else 2} is better</answer>"
+
+    http = imitate(sees)
+    levels = torch.tensor([10, 20, 90, 200], dtype=torch.uint8)
+    pixels = levels.view(1, 4, 1, 1, 1).expand(1, 4, 8, 8, 3).clone()
+    samples = Samples(pixels, ["p"], [{}], torch.ones(1, 4).bool(), torch.zeros(4).long())
+    made = rewards.make(f"winrate:vlm:unifiedreward-think@{http.url}#judge")
+    scores, _ = made(samples, made.init())
+    torch.testing.assert_close(scores.values, torch.tensor([[0.5, 0.5, 2, 3]]) / 3)
+    assert len(http.bodies) == 12 and {body["model"] for body in http.bodies} == {"judge"}
 
 
 def test_the_token_is_sent_and_told_nowhere(imitate: Any, monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:

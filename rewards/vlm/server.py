@@ -75,7 +75,7 @@ class Server:
                 if dead.is_set():
                     return None
                 try:
-                    told = self._tried(client, self._body(q, packed) | more, read)
+                    told = self._tried(client, {**self._body(q, packed), **more}, read)
                 except Unanswered as error:
                     reasons.append(self._hidden(str(error)))
                     if error.again and not answered.is_set():

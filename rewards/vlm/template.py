@@ -105,7 +105,7 @@ def template(name: str) -> Template:
 @cache
 def templates() -> Mapping[str, Template]:
     """All that come with flowrl."""
-    text = importlib.resources.files(__package__).joinpath("templates.yaml").read_text(encoding="utf-8")
+    text = importlib.resources.files(__name__.rpartition(".")[0]).joinpath("templates.yaml").read_text(encoding="utf-8")
     return {name: _read(name, values) for name, values in yaml.safe_load(text).items()}
 
 
