@@ -1,10 +1,12 @@
-"""The names of rewards: a row each, by sections. Imports nothing."""
+"""The names of rewards: a row each, by sections. Imports nothing heavy."""
 
 from __future__ import annotations
 
 from .contrastive import ROWS as CONTRASTIVE
+from .pairs import ROWS as PAIRS
 from .row import Row
 from .rules import ROWS as RULES
+from .vlm import ROWS as VLM
 
 HERE = __name__.rpartition(".")[0]
 
@@ -29,5 +31,11 @@ EMBEDDED: dict[str, Row] = {
     ),
 }
 
-SECTIONS: dict[str, dict[str, Row]] = {"Embedded": EMBEDDED, "Rules": RULES, "Image and text": CONTRASTIVE}
+SECTIONS: dict[str, dict[str, Row]] = {
+    "Embedded": EMBEDDED,
+    "Rules": RULES,
+    "Image and text": CONTRASTIVE,
+    "Judges that read": VLM,
+    "Comparisons": PAIRS,
+}
 TABLE: dict[str, Row] = {name: row for rows in SECTIONS.values() for name, row in rows.items()}

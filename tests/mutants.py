@@ -720,6 +720,71 @@ MUTANTS = (
         "if self.by else",
         "test_objectives.py::test_guard_by_slope_divides_each_edge_by_its_slope",
     ),
+    # judges and comparisons
+    Mutant(
+        "one order stands for both",
+        "rewards/pairs/rates.py",
+        "return (asked.double() + turned.double()) / 2",
+        "return asked.double()",
+        "test_rewards_pairs.py",
+    ),
+    Mutant(
+        "an odd number of opponents rounded down",
+        "rewards/pairs/seats.py",
+        "else (most + 1) // 2",
+        "else most // 2",
+        "test_rewards_pairs.py",
+    ),
+    Mutant(
+        "an unread comparison counts half",
+        "rewards/pairs/winrate.py",
+        "np.where(np.isnan(p), 0.5, p) if self.compat else p)",
+        "np.where(np.isnan(p), 0.5, p))",
+        "test_rewards_pairs.py",
+    ),
+    Mutant(
+        "a grade out of range is a score",
+        "rewards/vlm/judge.py",
+        "if template.low <= grade <= template.high else math.nan",
+        "if template.low <= grade else math.nan",
+        "test_rewards_vlm.py",
+    ),
+    Mutant(
+        "the reference shown second",
+        "rewards/vlm/judge.py",
+        "(views[i], views[j])[::turned]",
+        "(views[i], views[j])",
+        "test_rewards_vlm.py",
+    ),
+    Mutant("the first conclusion counts", "rewards/vlm/read.py", "found[-1].group(1)", "found[0].group(1)", "test_rewards_vlm.py"),
+    Mutant(
+        "a question stands without those it needs",
+        "rewards/vlm/checklist.py",
+        "fails = any(value == 0 for value in above)",
+        "fails = False",
+        "test_rewards_vlm.py",
+    ),
+    Mutant(
+        "a dead server asked to the end",
+        "rewards/vlm/server.py",
+        "if error.again and not answered.is_set():",
+        "if False:",
+        "test_rewards_vlm_server.py",
+    ),
+    Mutant(
+        "a token told",
+        "rewards/vlm/server.py",
+        'return text.replace(secret, "***") if secret else text',
+        "return text",
+        "test_rewards_vlm_server.py",
+    ),
+    Mutant(
+        "padded behind the answer's place",
+        "rewards/vlm/local.py",
+        '"padding_side": "left"',
+        '"padding_side": "right"',
+        "test_rewards_vlm_local.py",
+    ),
 )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from flowrl import rewards
-from flowrl.rewards import TABLE, pairs
+from flowrl.rewards import TABLE, specimens
 from flowrl.rewards.check import check, kind_of
 
 
@@ -17,15 +17,15 @@ def knowing(sign: float = 1.0) -> Any:
     """Scores each drawn picture by whether it is the better one of its prompt, or as a reference image is like it."""
 
     def score(images: np.ndarray, prompts: list[str], metadata: list[dict[str, Any]]) -> list[float]:
-        better = {(p.prompt, p.better.tobytes()) for draw in pairs.KINDS.values() for p in draw()}
+        better = {(p.prompt, p.better.tobytes()) for draw in specimens.KINDS.values() for p in draw()}
         return [sign * ((prompt, image.tobytes()) in better) for image, prompt in zip(images, prompts, strict=True)]
 
     return score
 
 
-@pytest.mark.parametrize("kind", pairs.KINDS)
+@pytest.mark.parametrize("kind", specimens.KINDS)
 def test_pairs_are_six_differ_and_are_the_same_each_time(kind: str) -> None:
-    drawn, again = pairs.KINDS[kind](), pairs.KINDS[kind]()
+    drawn, again = specimens.KINDS[kind](), specimens.KINDS[kind]()
     assert len(drawn) == 6 and len({pair.differ for pair in drawn}) == 6
     for one, two in zip(drawn, again, strict=True):
         assert one.better.shape == one.worse.shape == (256, 256, 3) and one.better.dtype == np.uint8
@@ -33,7 +33,7 @@ def test_pairs_are_six_differ_and_are_the_same_each_time(kind: str) -> None:
         assert np.array_equal(one.worse, two.worse) and bool(one.references) == (kind == "reference")
 
 
-@pytest.mark.parametrize("kind", pairs.KINDS)
+@pytest.mark.parametrize("kind", specimens.KINDS)
 def test_a_reward_that_knows_orders_all_and_its_opposite_none(kind: str) -> None:
     best = check(rewards.make(knowing(), "best"), kind=kind)
     worst = check(rewards.make(knowing(-1), "worst"), kind=kind)
