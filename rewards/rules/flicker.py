@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 
 from flowrl.rewards.forms import Metadata
@@ -21,7 +23,7 @@ def flicker(images: np.ndarray, prompts: list[str], metadata: list[Metadata]) ->
     """
     del prompts, metadata
     videos = clips(images, "flicker")
-    return np.array([np.mean([_likeness(a, b) for a, b in zip(video, video[1:], strict=False)]) for video in videos])
+    return np.array([np.mean([_likeness(a, b) for a, b in pairwise(video)]) for video in videos])
 
 
 def _likeness(a: np.ndarray, b: np.ndarray) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -49,25 +50,24 @@ class Motion:
 
     def _one(self, video: np.ndarray, said: Metadata) -> dict[str, float]:
         frames = video[:: _stride(said, len(video))]
-        pairs = [pair(self.flow, a, b) for a, b in zip(frames, frames[1:], strict=False)]
+        pairs = [pair(self.flow, a, b) for a, b in pairwise(frames)]
         threshold = SHIFT * min(video.shape[1:3])
-        consistent = float(np.mean([one.consistent for one in pairs]))
         return {
-            "motion": float(np.clip(np.mean([one.true for one in pairs]) / threshold, 0, 1)) * consistent,
+            "motion": float(np.mean([one.consistent * min(one.true / threshold, 1) for one in pairs])),
             "dynamic": float(dynamic([one.raw for one in pairs], threshold)),
             "pixels": float(np.mean([one.raw for one in pairs])),
-            "consistent": consistent,
+            "consistent": float(np.mean([one.consistent for one in pairs])),
         }
 
 
 def motion(variant: str | None = None, flow: Flow | None = None) -> Motion:
-    """Speed of what moves in a video, in [0, 1]: c clip(mean m / (6 min(H, W) / 256), 0, 1), the mean over neighbouring frames.
+    """Speed of what moves in a video, in [0, 1]: mean over neighbouring frames of c min(m / (6 min(H, W) / 256), 1).
 
     m: mean speed of the fastest 5 % of the pixels, in pixels a frame, where only motion counts that was verified, beside the
-    camera's (`pair`);  c: share of all pixels that were verified. So a flash, noise, cuts and a panned still have next to nothing,
+    camera's (`pair`);  c: share of all pixels that were verified. So flashes, noise, cuts and a panned still have next to nothing,
     and more speed than the threshold pays no more.
     Frames are 1/8 s apart: each (fps / 8)th is looked at where metadata has "fps", else every frame.
-    Parts: motion; dynamic, VBench's 0 or 1 (`dynamic`), unguarded; pixels, the unguarded m; consistent, c.
+    Parts: motion; dynamic, VBench's 0 or 1 (`dynamic`), unguarded; pixels, the unguarded m; consistent, the mean c.
 
     variant: "vbench", whose score is `dynamic`;  flow: an estimator, `dis()` if none is given.
 

@@ -20,7 +20,7 @@ _ALIKE = str.maketrans("‘’‛`´′“”„‟″‐‑‒–—―−", "'
 def targets(prompt: str, metadata: Metadata) -> list[str]:
     """The texts an image should show: those of metadata["text"] (one, or a list), else what the prompt has in quotes.
 
-    Quotes are "…", “…”, „…“, ”…”, «…», »…«, ‹…›, 「…」 and 『…』, and where there are none of them '…' and ‘…’; an apostrophe is none.
+    Quotes are "…", “…”, „…“, ”…”, «…», »…«, ‹…›, 「…」 and 『…』; where there are none of them, '…' and ‘…’. An apostrophe is none.
     A comma or semicolon before the closing mark is the sentence's own; a text quoted twice is asked for once.
 
     Raises: ValueError where metadata["text"] is neither a text nor a list of texts.
