@@ -19,7 +19,7 @@ def flicker(images: np.ndarray, prompts: list[str], metadata: list[Metadata]) ->
 
     Raises: ValueError for images, and for videos of one frame.
 
-    Source: VBench (2311.17982), temporal flickering.
+    Source: VBench (2311.17982), temporal flickering; Vchitect/VBench@00c4b29 `vbench/temporal_flickering.py`.
     """
     del prompts, metadata
     videos = clips(images, "flicker")

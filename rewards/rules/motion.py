@@ -49,9 +49,11 @@ class Motion:
         return Detailed(columns["motion" if self.guarded else "dynamic"], columns)
 
     def _one(self, video: np.ndarray, said: Metadata) -> dict[str, float]:
-        frames = video[:: _stride(said, len(video))]
+        fps = _fps(said)
+        # of a short video the ends remain
+        frames = video[:: min(max(1, round(fps / RATE)), len(video) - 1)]
         pairs = [pair(self.flow, a, b) for a, b in pairwise(frames)]
-        threshold = SHIFT * min(video.shape[1:3])
+        threshold = SHIFT * min(video.shape[1:3]) * max(1, RATE / fps)
         return {
             "motion": float(np.mean([one.consistent * min(one.true / threshold, 1) for one in pairs])),
             "dynamic": float(dynamic([one.raw for one in pairs], threshold)),
@@ -66,14 +68,15 @@ def motion(variant: str | None = None, flow: Flow | None = None) -> Motion:
     m: mean speed of the fastest 5 % of the pixels, in pixels a frame, where only motion counts that was verified, beside the
     camera's (`pair`);  c: share of all pixels that were verified. So flashes, noise, cuts and a panned still have next to nothing,
     and more speed than the threshold pays no more.
-    Frames are 1/8 s apart: each (fps / 8)th is looked at where metadata has "fps", else every frame.
+    Frames are 1/8 s apart: each (fps / 8)th is looked at where metadata has "fps", else every frame. Below 8 fps the threshold is
+    higher by 8 / fps.
     Parts: motion; dynamic, VBench's 0 or 1 (`dynamic`), unguarded; pixels, the unguarded m; consistent, the mean c.
 
     variant: "vbench", whose score is `dynamic`;  flow: an estimator, `dis()` if none is given.
 
     Raises: ValueError for another variant, for images, videos of one frame, frames below 16 pixels, and an fps that is no rate.
 
-    Source: VBench (2311.17982) dynamic degree.
+    Source: VBench (2311.17982), dynamic degree; Vchitect/VBench@11abda9 `vbench/dynamic_degree.py` for m, rate and threshold.
     Differs: VBench estimates flow by RAFT; the guard and the smooth form are ours.
     """
     if variant not in (None, "vbench"):
@@ -82,11 +85,12 @@ def motion(variant: str | None = None, flow: Flow | None = None) -> Motion:
 
 
 def dynamic(speeds: Sequence[float], threshold: float) -> bool:
-    """Whether at least round(4 T / 16) of the T - 1 pairs of T frames are faster than the threshold.
+    """Whether round(4 T / 16) of the T - 1 pairs of T frames, and one at least, are faster than the threshold.
 
-    Source: VBench (2311.17982) `vbench/dynamic_degree.py`.
+    Source: Vchitect/VBench@11abda9 `vbench/dynamic_degree.py::check_move`.
+    Differs: there a video of two frames is dynamic even if they are equal, as none of its pairs need be fast.
     """
-    return sum(speed > threshold for speed in speeds) >= round(4 * (len(speeds) + 1) / 16)
+    return sum(speed > threshold for speed in speeds) >= max(1, round(4 * (len(speeds) + 1) / 16))
 
 
 def dis() -> Flow:
@@ -109,8 +113,8 @@ def pair(flow: Flow, a: np.ndarray, b: np.ndarray) -> Pair:
     """What moved from frame a to b.
 
     A pixel is verified if it comes back, |f + f'|^2 < 0.01 (|f|^2 + |f'|^2) + 0.5 with f' the flow back where f leads, and if it
-    looks there as it did, within 24 grey levels. What is not verified has speed 0. The camera's motion, an affine map fitted to
-    the verified flow, is taken off.
+    looks there as it did, within 24 grey levels. What is not verified has speed 0. The camera's motion, the pan, zoom and roll of
+    most verified pixels, is taken off.
 
     Source: Sundaram, Brox, Keutzer, Dense point trajectories by GPU-accelerated large displacement optical flow, 2010, for the way
     back and its constants.
@@ -129,11 +133,11 @@ def pair(flow: Flow, a: np.ndarray, b: np.ndarray) -> Pair:
 
 
 def _camera(flow: np.ndarray, grid: np.ndarray, verified: np.ndarray) -> np.ndarray:
-    """The affine motion most verified pixels share, [H, W, 2]; none where too few are verified."""
+    """The pan, zoom and roll most verified pixels share to half a pixel, [H, W, 2]; none where too few are verified."""
     every = max(1, min(flow.shape[:2]) // 32)
     chosen = verified[::every, ::every]
     starts, ends = grid[::every, ::every][chosen], (grid + flow)[::every, ::every][chosen]
-    matrix = _cv2().estimateAffine2D(starts, ends, ransacReprojThreshold=1.0)[0] if len(starts) >= 16 else None
+    matrix = _cv2().estimateAffinePartial2D(starts, ends, ransacReprojThreshold=0.5)[0] if len(starts) >= 16 else None
     if matrix is None:
         return np.zeros_like(flow)
     return grid @ matrix[:, :2].T.astype(np.float32) + matrix[:, 2].astype(np.float32) - grid
@@ -155,11 +159,11 @@ def _fast(speed: np.ndarray) -> float:
     return float(np.partition(speed.ravel(), -count)[-count:].mean())
 
 
-def _stride(said: Metadata, frames: int) -> int:
+def _fps(said: Metadata) -> float:
     fps = said.get("fps", RATE)
     if isinstance(fps, bool) or not isinstance(fps, int | float) or not 0 < fps < float("inf"):
         raise ValueError(f"metadata 'fps' is {fps!r}; give the frames a second of the video, above 0")
-    return min(max(1, round(fps / RATE)), frames - 1)
+    return fps
 
 
 def _cv2() -> Any:

@@ -9,7 +9,7 @@ from flowrl.rewards.forms import Metadata
 
 # a straight mark after a digit is inches
 _DOUBLE = re.compile(
-    r'(?<!\d)"([^"]+)"|“([^“”"]+)[”"]|„([^„“”"]+)[“”"]|”([^“”]+)”|＂([^＂]+)＂'
+    r'(?<!\d)"([^"]*)"|“([^“”"]+)[”"]|„([^„“”"]+)[“”"]|”([^“”]+)”|＂([^＂]+)＂'
     r"|«([^«»]+)»|»([^«»]+)«|‹([^‹›]+)›|›([^‹›]+)‹|「([^「」]+)」|『([^『』]+)』"
 )
 # an apostrophe has a letter on its left, or cuts 'n' and '90s short
@@ -37,7 +37,7 @@ def targets(prompt: str, metadata: Metadata) -> list[str]:
 
 def quoted(prompt: str) -> list[str]:
     """What stands between quotes, in order; of nested ones the outermost."""
-    found = [next(filter(None, match.groups())) for match in _DOUBLE.finditer(prompt)]
+    found = [next(filter(None, match.groups()), "") for match in _DOUBLE.finditer(prompt)]
     return found or _SINGLE.findall(prompt)
 
 
