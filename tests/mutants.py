@@ -47,6 +47,8 @@ GROUP, TREES, CREDIT, WRAPPERS, PORTED, SEVERAL, CONTROL, SELECTION, PREFERENCE 
     f"flowrl/advantage/{name}.py"
     for name in ("group", "trees", "credit", "wrappers", "ported", "several", "control", "selection", "preference")
 )
+OCR, MOTION, READ = "rewards/rules/ocr.py", "rewards/rules/motion.py", "test_rewards_ocr.py"
+WORKED, MOVES = "test_the_default_has_its_hand_worked_scores", "test_rewards_motion.py"
 MUTANTS = (
     # samplers
     Mutant("drift with the wrong sign", LAWS, "sigma_next - variance / (2", "sigma_next + variance / (2", "test_laws.py"),
@@ -676,6 +678,60 @@ MUTANTS = (
         "return self._normalised(nn.functional.pad(images.clamp(0, 1), around, value=self.fill / 255))",
         "return nn.functional.pad(images.clamp(0, 1), around, value=self.fill / 255)",
         "test_rewards_clip.py",
+    ),
+    Mutant("further text is free", OCR, "max(length, shown), float", "length, float", f"{READ}::{WORKED}"),
+    Mutant(
+        "an unread image has 0",
+        OCR,
+        "failures.append(error)\n",
+        "failures.append(error)\n                marks[index] = 0\n",
+        f"{READ}::test_an_image_the_engine_fails_on_has_no_score_and_the_others_keep_theirs",
+    ),
+    Mutant(
+        "flow_grpo: a frame has the rule of images",
+        OCR,
+        "if text in read and not video",
+        "if text in read",
+        f"{READ}::test_flow_grpo_has_its_hand_worked_scores",
+    ),
+    Mutant(
+        "flow_grpo: frames without the text count",
+        OCR,
+        "values[values > 0].mean()",
+        "values.mean()",
+        f"{READ}::test_flow_grpo_scores_a_video_by_the_fourth_frames_that_have_something",
+    ),
+    Mutant("illegible lines are read", OCR, "line.confidence >= LEGIBLE", "line.confidence > 0", f"{READ}::{WORKED}"),
+    Mutant(
+        "a replacement costs two",
+        "rewards/rules/edits.py",
+        "(x != y)",
+        "2 * (x != y)",
+        f"{READ}::test_levenshtein_is_the_least_number_of_edits_and_a_metric",
+    ),
+    Mutant(
+        "apostrophes are quotes",
+        "rewards/rules/quotes.py",
+        "|['’](?=\\w))+",
+        ")+",
+        f"{READ}::test_the_texts_asked_for_stand_between_quotes",
+    ),
+    Mutant(
+        "columns are read across",
+        "rewards/rules/reading.py",
+        "(_rows(extents), by_block)",
+        "(_rows(extents), _rows(extents))",
+        f"{READ}::test_lines_are_read_by_rows_and_by_blocks",
+    ),
+    Mutant("motion need not lead back", MOTION, "close & alike & inside", "alike & inside", MOVES),
+    Mutant("motion need not keep its colour", MOTION, "close & alike & inside", "close & inside", MOVES),
+    Mutant("a pan is motion", MOTION, "forth - _camera(forth, grid, verified)", "forth", MOVES),
+    Mutant(
+        "unsigned differences wrap",
+        "rewards/rules/flicker.py",
+        "a.astype(np.int16) - b",
+        "a - b",
+        "test_rewards_motion.py::test_flicker_is_the_mean_difference_of_neighbours",
     ),
     # what is said of methods
     Mutant(
