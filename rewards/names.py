@@ -40,8 +40,8 @@ def parse(text: str) -> tuple[str, float]:
 
 
 def make(spec: str | Callable[..., Any] | Reward, name: str | None = None, place: Place | str = "cpu") -> Reward:
-    """The reward a spec names, loaded and ready. Its `name` is `name`; else what it calls itself (`geneval` names its detector), the
-    spec as written, or a function's __name__.
+    """The reward a spec names, loaded and ready. Its `name` is `name`; else what it calls itself (`geneval` names its detector),
+    the spec as written, or a function's __name__.
 
     spec: a name of TABLE with an optional ":variant"; "module:name" or "file.py:function"; a function
     f(images uint8 [N, (T,) H, W, 3], prompts, metadata) -> N floats, prompt-major; one marked by `differentiable`, `groupwise` or

@@ -64,7 +64,7 @@ class GenEval:
             for (i, t), picture, found in zip(places, pictures, self.detector(pictures), strict=True):
                 verdict = self._judge(tasks[i], picture, found)
                 told[i, t] = verdict.correct, verdict.strict, verdict.soft, verdict.flow_grpo
-        parts = dict(zip(("correct", "strict", "soft", "flow_grpo"), told.mean(1).T, strict=True))
+        parts: dict[str, np.ndarray] = dict(zip(("correct", "strict", "soft", "flow_grpo"), told.mean(1).T, strict=True))
         return Detailed(parts[RULES[self.rule]], {name: parts[name] for name in ("correct", "strict", "soft")})
 
     def _judge(self, task: Task | None, picture: np.ndarray, found: Detections) -> Verdict:
