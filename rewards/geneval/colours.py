@@ -82,8 +82,14 @@ def clip_colours(model: str | None = None, place: Place | None = None) -> ClipCo
     Source: djghosh13/geneval@16f1681 `evaluation/evaluate_images.py::color_classification`, with clip_benchmark's classifier.
     Differs: float32 here, half-precision autocast there.
     """
-    name = "clip" if model in (None, OFFICIAL_CLIP) else f"clip-{model.rstrip('/').replace('/', '-').rpartition(':')[2]}"
-    return ClipColours(clip(model or OFFICIAL_CLIP, place), name)
+    model = model or OFFICIAL_CLIP
+    return ClipColours(clip(model, place), "clip" if model == OFFICIAL_CLIP else f"clip-{_short(model)}")
+
+
+def _short(model: str) -> str:
+    """MODEL-PRETRAINED, or the last part of a repository or folder."""
+    _, colon, where = model.rstrip("/").partition(":")
+    return where.rpartition("/")[2] if colon else model.replace("/", "-")
 
 
 @dataclass(frozen=True)
