@@ -677,6 +677,34 @@ MUTANTS = (
         'not in ("MaybeConvertMode", "MaybeToTensor", "Normalize")',
         "test_rewards_clip.py",
     ),
+    Mutant(
+        "GenEval's half is of what the margin leaves",
+        "rewards/geneval/rules.py",
+        "(apart / np.linalg.norm(offset))",
+        "(apart / np.linalg.norm(apart))",
+        "test_geneval.py",
+    ),
+    Mutant(
+        "GenEval's threshold is enough",
+        "rewards/geneval/objects.py",
+        "found.scores > threshold",
+        "found.scores >= threshold",
+        "test_geneval.py",
+    ),
+    Mutant(
+        "GenEval's padding is part of a picture",
+        "rewards/geneval/mask2former.py",
+        "[None], frame.padded, mode",
+        "[None], frame.inner, mode",
+        "test_geneval_detectors.py::test_a_planted_mask_comes_back_in_the_pixels_of_the_picture",
+    ),
+    Mutant(
+        "GenEval's unread metadata is judged",
+        "rewards/geneval/reward.py",
+        "np.full((len(tasks), frames.shape[1], 4), np.nan)",
+        "np.zeros((len(tasks), frames.shape[1], 4))",
+        "test_geneval_reward.py",
+    ),
     # what is said of methods
     Mutant(
         "a second update leaves the clip idle",
