@@ -103,10 +103,10 @@ def instances(classes: Tensor, masks: Tensor, frame: Frame, known: Mapping[int, 
     """
     count = classes.shape[1] - 1
     top, index = classes.softmax(-1)[:, :-1].flatten().topk(len(classes))
-    chosen = [(i, k) for i, k in enumerate((index % count).tolist()) if k in known and top[i] > floor]
-    if not chosen:
+    names = [known.get(number) for number in (index % count).tolist()]
+    rows = [i for i, score in enumerate(top.tolist()) if score > floor and names[i] is not None]
+    if not rows:
         return _none(frame)
-    rows = torch.tensor([i for i, _ in chosen], device=top.device)
     logits = nn.functional.interpolate(masks[index[rows] // count][None], frame.padded, mode="bilinear", align_corners=False)
     logits = logits[:, :, : frame.inner[0], : frame.inner[1]]
     logits = nn.functional.interpolate(logits, frame.whole, mode="bilinear", align_corners=False)[0]
@@ -117,7 +117,7 @@ def instances(classes: Tensor, masks: Tensor, frame: Frame, known: Mapping[int, 
         return _none(frame)
     shapes = inside[kept].cpu().numpy()
     boxes = np.array([_box(shape) for shape in shapes], dtype=np.float64)
-    return Detections([known[chosen[i][1]] for i in kept], boxes, scores[kept].double().cpu().numpy(), shapes)
+    return Detections([str(names[rows[i]]) for i in kept], boxes, scores[kept].double().cpu().numpy(), shapes)
 
 
 def _box(mask: np.ndarray) -> tuple[int, int, int, int]:

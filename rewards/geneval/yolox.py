@@ -59,7 +59,7 @@ def yolox(file: str | Path) -> Yolox:
 
     Raises: FileNotFoundError where there is no file; ModuleNotFoundError without onnxruntime; ValueError for another file.
 
-    Source: YOLOX (2107.08430); Megvii-BaseDetection/YOLOX `demo/ONNXRuntime`.
+    Source: YOLOX (2107.08430); Megvii-BaseDetection/YOLOX@0076732 `yolox/utils/demo_utils.py`, `boxes.py::postprocess`.
     Differs: overlapping boxes of different classes are all kept, as its evaluation does and its demo does not.
     """
     path = Path(file)
