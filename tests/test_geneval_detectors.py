@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -260,3 +261,11 @@ def test_pictures_are_seen_at_the_size_of_the_official_test(
     white = (255 - torch.tensor(of_mask2former.MEAN)) / torch.tensor(of_mask2former.SPREAD)
     assert torch.allclose(x[0, :, : inner[0], : inner[1]], white.view(3, 1, 1).expand(3, *inner), atol=1e-4)
     assert (x[..., inner[1] :] == 0).all() and (x[:, :, inner[0] :] == 0).all()
+
+
+def test_half_precision_finds_what_single_does(tiny: Any) -> None:
+    known = dict(enumerate(CLASSES))
+    whole = of_mask2former.Mask2Former(Place().house(tiny), known, "whole", short=96)(PICTURES)
+    half = of_mask2former.Mask2Former(Place(dtype="bfloat16").house(copy.deepcopy(tiny)), known, "half", short=96)(PICTURES)
+    for a, b in zip(whole, half, strict=True):
+        assert b.scores.max() == pytest.approx(a.scores.max(), abs=0.1) and b.masks is not None and b.masks.shape[1:] == (48, 80)
