@@ -682,14 +682,14 @@ MUTANTS = (
         "rewards/geneval/rules.py",
         "(apart / np.linalg.norm(offset))",
         "(apart / np.linalg.norm(apart))",
-        "test_geneval.py",
+        "test_geneval.py::test_relations_at_the_margin",
     ),
     Mutant(
         "GenEval's threshold is enough",
         "rewards/geneval/objects.py",
         "found.scores > threshold",
         "found.scores >= threshold",
-        "test_geneval.py",
+        "test_geneval.py::test_hand_worked_cases_are_judged_as_by_hand",
     ),
     Mutant(
         "GenEval's padding is part of a picture",
@@ -703,7 +703,7 @@ MUTANTS = (
         "rewards/geneval/reward.py",
         "np.full((len(tasks), frames.shape[1], 4), np.nan)",
         "np.zeros((len(tasks), frames.shape[1], 4))",
-        "test_geneval_reward.py",
+        "test_geneval_reward.py::test_what_cannot_be_judged_is_never_scored_and_told_of_once",
     ),
     # what is said of methods
     Mutant(
