@@ -41,7 +41,8 @@ def parse(text: str) -> tuple[str, float]:
 
 
 def make(spec: str | Callable[..., Any] | Reward, name: str | None = None, place: Place | str = "cpu") -> Reward:
-    """The reward a spec names, loaded and ready. Its `name` is the spec as written (a function's __name__), or `name`.
+    """The reward a spec names, loaded and ready. Its `name` is `name`; else what it calls itself (`geneval` names its detector),
+    the spec as written, or a function's __name__.
 
     spec: a name of TABLE with an optional ":variant"; "module:name" or "file.py:function"; a function
     f(images uint8 [N, (T,) H, W, 3], prompts, metadata) -> N floats, prompt-major; one marked by `differentiable`, `groupwise` or
@@ -52,11 +53,10 @@ def make(spec: str | Callable[..., Any] | Reward, name: str | None = None, place
     """
     if not isinstance(spec, str):
         return _lift(spec, name or _called(spec))
-    name = name or spec
     _check(spec)
     head, _, variant = spec.partition(":")
     if head not in TABLE:
-        return _lift(load(spec, "reward", f"{_nearest(spec.partition(':')[0])} "), name)
+        return _lift(load(spec, "reward", f"{_nearest(spec.partition(':')[0])} "), name or spec)
     row = TABLE[head]
     if variant and not row.variants:
         raise ValueError(f"reward {head!r} has no variants, but {spec!r} asks for {variant!r}; write {head!r}")
@@ -64,7 +64,7 @@ def make(spec: str | Callable[..., Any] | Reward, name: str | None = None, place
     if row.variants or row.placed:
         where = {"place": Place(place) if isinstance(place, str) else place} if row.placed else {}
         target = target(variant, **where) if variant else target(**where)
-    return _lift(target, name, row.pure)
+    return _lift(target, name or str(getattr(target, "name", spec)), row.pure)
 
 
 def _lift(value: Any, name: str, pure: bool = False) -> Reward:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .contrastive import ROWS as CONTRASTIVE
+from .geneval import ROWS as GENEVAL
 from .pairs import ROWS as PAIRS
 from .row import Row
 from .rules import ROWS as RULES
@@ -34,6 +35,7 @@ EMBEDDED: dict[str, Row] = {
 SECTIONS: dict[str, dict[str, Row]] = {
     "Embedded": EMBEDDED,
     "Rules": RULES,
+    "GenEval": GENEVAL,
     "Image and text": CONTRASTIVE,
     "Judges that read": VLM,
     "Comparisons": PAIRS,

@@ -733,6 +733,34 @@ MUTANTS = (
         "a - b",
         "test_rewards_motion.py::test_flicker_is_the_mean_difference_of_neighbours",
     ),
+    Mutant(
+        "GenEval's half is of what the margin leaves",
+        "rewards/geneval/rules.py",
+        "(apart / np.linalg.norm(offset))",
+        "(apart / np.linalg.norm(apart))",
+        "test_geneval.py::test_relations_at_the_margin",
+    ),
+    Mutant(
+        "GenEval's threshold is enough",
+        "rewards/geneval/objects.py",
+        "found.scores > threshold",
+        "found.scores >= threshold",
+        "test_geneval.py::test_hand_worked_cases_are_judged_as_by_hand",
+    ),
+    Mutant(
+        "GenEval's padding is part of a picture",
+        "rewards/geneval/mask2former.py",
+        "[None], frame.padded, mode",
+        "[None], frame.inner, mode",
+        "test_geneval_detectors.py::test_a_planted_mask_comes_back_in_the_pixels_of_the_picture",
+    ),
+    Mutant(
+        "GenEval's unread metadata is judged",
+        "rewards/geneval/reward.py",
+        "np.full((len(tasks), frames.shape[1], 4), np.nan)",
+        "np.zeros((len(tasks), frames.shape[1], 4))",
+        "test_geneval_reward.py::test_what_cannot_be_judged_is_never_scored_and_told_of_once",
+    ),
     # what is said of methods
     Mutant(
         "a second update leaves the clip idle",
