@@ -50,15 +50,17 @@ class Clip:
         with self.network.ready():
             return self._cosine(self._unit("encode_image", self.prepare(frames.float())), prompts).to(images.device)
 
-    def _cosine(self, picture: Tensor, prompts: Sequence[str]) -> Tensor:
-        """Mean over the frames [N * T, D] of each prompt's image."""
-        # the images of a group share their prompt, which is encoded once
+    def texts(self, prompts: Sequence[str]) -> Tensor:
+        """Unit features [N, D], float32 on the network's device. The images of a group share their prompt, encoded once."""
         row = {prompt: index for index, prompt in enumerate(dict.fromkeys(prompts))}
         distinct = list(row)
-        with torch.no_grad():
+        with torch.no_grad(), self.network.ready():
             text = batched(lambda cut: self._texts(distinct[cut]), len(distinct), self.network.batch)
-        text = text[torch.tensor([row[prompt] for prompt in prompts], device=text.device)]
-        return torch.einsum("nfd,nd->nf", picture.unflatten(0, (len(prompts), -1)), text).mean(1)
+        return text[torch.tensor([row[prompt] for prompt in prompts], device=text.device)]
+
+    def _cosine(self, picture: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Mean over the frames [N * T, D] of each prompt's image."""
+        return torch.einsum("nfd,nd->nf", picture.unflatten(0, (len(prompts), -1)), self.texts(prompts)).mean(1)
 
     def _pictures(self, frames: np.ndarray) -> Tensor:
         return self._unit("encode_image", torch.stack([self.preprocess(Image.fromarray(frame)) for frame in frames]))
