@@ -5,7 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,7 @@ from torch import Tensor
 
 from flowrl.data import Prompts
 from flowrl.dist import World
-from flowrl.rewards.base import Reward, Samples, Scores, State
+from flowrl.rewards.base import ComparingReward, Reward, Samples, Scores, State, TrainableReward
 from flowrl.samplers import Plan, Rollout, rollout, solvers
 from flowrl.samplers.noise import Source
 from flowrl.samplers.solvers import Solver
@@ -38,6 +40,14 @@ class Walk:
 
 
 @dataclass(frozen=True)
+class Lessons:
+    """What trainable rewards made of an iteration: their metrics, and whether one of them asks to leave the policy as it is."""
+
+    metrics: Mapping[str, float]
+    skip: bool
+
+
+@dataclass(frozen=True)
 class Drawn(Walk):
     """A walk and its decoded leaves; samples: None where rollout is."""
 
@@ -51,6 +61,7 @@ class Collected(Walk):
 
     outcome: Outcome
     seconds: Mapping[str, float]
+    lessons: Lessons
 
 
 def walk(
@@ -112,6 +123,20 @@ def images(policy: Policy, ro: Rollout) -> tuple[Tensor, Tensor]:
     return pixels, owned
 
 
+def references(prompts: Prompts) -> list[list[np.ndarray]] | None:
+    """The image of each prompt that has one; None where none has."""
+    if not any(path is not None for path in prompts.images):
+        return None
+    return [[] if path is None else [_picture(path)] for path in prompts.images]
+
+
+@lru_cache(maxsize=256)
+def _picture(path: Path) -> np.ndarray:
+    from flowrl.rewards import pictures
+
+    return pictures.read(path)
+
+
 def draw(
     policy: Policy,
     plan: Plan,
@@ -137,41 +162,90 @@ def draw(
         if it.rollout is not None:
             pixels, owned = images(policy, it.rollout)
             own = prompts.take(it.local)
-            samples = Samples(pixels, own.text, own.metadata, owned, torch.zeros(len(plan.leaves), dtype=torch.long))
+            samples = Samples(pixels, own.text, own.metadata, owned, plan.rivals, references(own))
     clock.append(time.perf_counter())
     seconds = {"rollout": clock[1] - clock[0], "decode": clock[2] - clock[1]}
     return Drawn(it.rollout, it.local, it.cond, it.index, samples, seconds)
 
 
-def scored(
-    rewards: Mapping[str, Reward],
-    samples: Samples | None,
-    states: dict[str, State],
-    local: Tensor,
-    shape: tuple[int, int],
-    world: World,
-) -> dict[str, Scores]:
-    """Every reward on this process's leaves, gathered to [P, L] of the whole batch.
+def gathered(drawn: Drawn, prompts: Prompts, plan: Plan, world: World) -> Samples:
+    """The leaves of all prompts from all processes, the same everywhere."""
+    own = drawn.samples
+    if own is not None and world.size == 1:
+        return own
+    picture = next(shape for shape in world.gather(None if own is None else tuple(own.pixels.shape[2:])) if shape is not None)
+    pixels = torch.zeros(len(prompts), len(plan.leaves), *picture, dtype=torch.uint8, device=world.device)
+    if own is not None:
+        pixels[drawn.local.to(world.device)] = torch.where(
+            own.scored.view(*own.scored.shape, *[1] * len(picture)), own.pixels, 0
+        ).to(pixels)
+    world.sum(pixels)
+    everything = torch.ones(pixels.shape[:2], dtype=torch.bool)
+    return Samples(pixels.cpu(), prompts.text, prompts.metadata, everything, plan.rivals, references(prompts))
 
-    Raises: ValueError in every process where a reward, or all of them together, could score no image; whatever a reward raises.
+
+def scored(
+    rewards: Mapping[str, Reward], drawn: Drawn, states: dict[str, State], prompts: Prompts, plan: Plan, world: World
+) -> dict[str, Scores]:
+    """Every reward on this process's leaves, gathered to [P, L] of the whole batch. Rewards that compare see whole prompts: each
+    process takes some.
+
+    Raises: ValueError in every process where a reward could score no image; whatever a reward raises.
     """
     out: dict[str, Scores] = {}
     for name, reward in rewards.items():
-        values, valid = torch.zeros(shape, device=world.device), torch.zeros(shape, device=world.device)
+        samples, local = drawn.samples, drawn.local
+        if world.size > 1 and isinstance(reward, ComparingReward) and reward.compares:
+            samples, local = gathered(drawn, prompts, plan, world), torch.arange(len(prompts))
+            share = (local % world.size == world.rank)[:, None]
+            samples = replace(samples, scored=samples.scored & share)
+        scores = None
         with world.together():
             if samples is not None:
                 scores, states[name] = reward(samples, states[name])
-                good = scores.valid & samples.scored
-                values[local] = torch.where(good, scores.values, 0).float().to(world.device)
-                valid[local] = good.float().to(world.device)
-        world.sum(values, valid)
-        known = valid.cpu() > 0
-        out[name] = Scores(torch.where(known, values.cpu(), torch.nan), known)
-        if not known.any():
+                scores = replace(scores, valid=scores.valid & samples.scored)
+        out[name] = _spread(scores, local, (len(prompts), len(plan.leaves)), world)
+        if not (known := out[name].valid).any():
             raise ValueError(
                 f"reward {name!r} could score none of the {known.numel()} images of this iteration; see its warnings above"
             )
     return out
+
+
+def _spread(own: Scores | None, local: Tensor, shape: tuple[int, int], world: World) -> Scores:
+    """The scores of all processes in one, with their parts."""
+
+    def whole(part: Tensor | None, known: Tensor | None) -> tuple[Tensor, Tensor]:
+        values, valid = torch.zeros(shape, device=world.device), torch.zeros(shape, device=world.device)
+        if part is not None and known is not None:
+            values[local] = torch.where(known, part, 0).float().to(world.device)
+            valid[local] = known.float().to(world.device)
+        world.sum(values, valid)
+        return values.cpu(), valid.cpu() > 0
+
+    values, valid = whole(own and own.values, own and own.valid)
+    parts: dict[str, Tensor] = {}
+    for name in sorted({name for told in world.gather(list(own.parts) if own else []) for name in told}):
+        mine = None if own is None else own.parts.get(name)
+        part, known = whole(mine, None if mine is None else own.valid & mine.isfinite())
+        parts[name] = torch.where(known, part, torch.nan)
+    return Scores(torch.where(valid, values, torch.nan), valid, parts)
+
+
+def learned(
+    rewards: Mapping[str, Reward], drawn: Drawn, states: dict[str, State], prompts: Prompts, plan: Plan, world: World
+) -> Lessons:
+    """Every trainable reward's lesson from the images of all processes, once their scores are taken. States go into `states`."""
+    learners = {name: reward for name, reward in rewards.items() if isinstance(reward, TrainableReward)}
+    if not learners:
+        return Lessons({}, False)
+    everything, metrics, skips = gathered(drawn, prompts, plan, world), dict[str, float](), list[bool]()
+    with world.together():
+        for name, reward in learners.items():
+            states[name], told, skip = reward.update(everything, states[name])
+            metrics |= told
+            skips.append(skip)
+    return Lessons(metrics, any(skips))
 
 
 def described(features: Features, drawn: Drawn, shape: tuple[int, int], world: World) -> Tensor:
@@ -215,9 +289,10 @@ def collect(
     """
     drawn = draw(policy, plan, prompts, slots, blocks, sizes, source, world, witness=witness, solver=solver)
     clock = time.perf_counter()
-    scores = scored(rewards, drawn.samples, states, drawn.local, (len(prompts), len(plan.leaves)), world)
+    scores = scored(rewards, drawn, states, prompts, plan, world)
     if not torch.stack([s.valid for s in scores.values()]).all(0).any():
         raise ValueError(f"no image of this iteration could be scored by all of {', '.join(scores)}; see their warnings above")
+    lessons = learned(rewards, drawn, states, prompts, plan, world)
     densities = torch.zeros(len(prompts), len(plan.edges), device=world.device)
     if drawn.rollout is not None:
         densities[drawn.local] = drawn.rollout.log_prob.to(densities)
@@ -227,4 +302,4 @@ def collect(
         plan, scores, factors, prompts.text, prompts.metadata, slots, source.iteration, densities.cpu(), seen, metrics or {}
     )
     seconds = {**drawn.seconds, "reward": time.perf_counter() - clock}
-    return Collected(drawn.rollout, drawn.local, drawn.cond, drawn.index, outcome, seconds)
+    return Collected(drawn.rollout, drawn.local, drawn.cond, drawn.index, outcome, seconds, lessons)

@@ -55,7 +55,7 @@ def judge(
         policy, plan, prompts, torch.arange(len(prompts)), blocks, sizes, Source(SEED, 0), world, "heldout", guidance=guidance
     )
     states = {name: reward.init() for name, reward in judges.items()}
-    scores = scored(judges, drawn.samples, states, drawn.local, (len(prompts), images_each), world)
+    scores = scored(judges, drawn, states, prompts, plan, world)
     seen, vectors = dict[tuple[int, int], Tensor](), dict[int, np.ndarray]()
     with world.together():
         if drawn.samples is not None:

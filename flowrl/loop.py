@@ -179,7 +179,9 @@ def iterate(parts: Parts[Method], session: Session) -> dict[str, float]:
         told |= dict(zip(slots, got, strict=True))
     paid = [told[slot] for slot in range(len(prompts))]
     session.states["selection"] = parts.selection.learn(parts.prompts, chosen, paid, session.states["selection"])
-    row |= _train(parts, session, works)
+    # a trainable reward may want an iteration to itself
+    skipped = any(work.got.lessons.skip for work in works)
+    row |= {"policy/skipped": 1.0} if skipped else _train(parts, session, works)
     session.fresh = False
     session.weights.follow(it, row)
     session.iteration += 1
@@ -240,7 +242,7 @@ def _collect(
             with session.weights.using(method.sample_from):
                 got = replace(got, rollout=anchored(policy, got.rollout, q, got.cond, noise))
         work = replace(work, got=got, queries=q)
-    row = {**summary(got.outcome.scores, factors), **{f"seconds/{k}": v for k, v in got.seconds.items()}}
+    row = {**summary(got.outcome.scores, factors), **got.lessons.metrics, **{f"seconds/{k}": v for k, v in got.seconds.items()}}
     return work, row, earned(got.outcome, credit)
 
 
@@ -294,6 +296,7 @@ def summary(scores: Mapping[str, Scores], factors: Mapping[str, float]) -> dict[
     }
     for name, s in scores.items():
         row[f"reward/{name}"] = float(s.values[s.valid].double().mean())
+        row |= {f"reward/{name}/{part}": float(v[s.valid].double().nanmean()) for part, v in s.parts.items()}
     return row
 
 

@@ -47,10 +47,15 @@ class PolicySpec:
 
 @dataclass(frozen=True, config=STRICT)
 class RewardSpec:
-    """name: "clip", "shapes:soft", "module:name" or "file.py:function"."""
+    """name: "clip", "shapes:soft", "module:name" or "file.py:function". Where its network goes, if it has one: device (None: the
+    run's), dtype and batch (None: the reward's own choice), offload (on the CPU between calls)."""
 
     name: str
     weight: float = 1.0
+    device: str | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    batch: int | None = Field(default=None, ge=1)
+    offload: bool = False
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -85,6 +85,14 @@ class Reward(Protocol):
 
 
 @runtime_checkable
+class ComparingReward(Reward, Protocol):
+    """A reward that may have to see all rivals of an image to score it."""
+
+    @property
+    def compares(self) -> bool: ...
+
+
+@runtime_checkable
 class TrainableReward(Reward, Protocol):
     """A reward that learns from what it scored. What it learns is in its State, so it is saved with the run."""
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .base import NotAScore, Samples, Scores, State, WithGraph
-from .forms import Call, Detailed, Form, detailed
+from .forms import Call, Detailed, Form, Groupwise, detailed
 
 Function = Callable[[np.ndarray, list[str], list[dict[str, Any]]], Any]
 """f(images uint8 [N, (T,) H, W, 3], prompts, metadata) -> N floats, prompt-major; NaN or None where it could not score."""
@@ -36,6 +36,10 @@ class Lifted:
 
     name: str
     function: Function | Form
+
+    @property
+    def compares(self) -> bool:
+        return isinstance(self.function, Groupwise)
 
     def init(self) -> State:
         return {"scored": 0, "failed": 0}

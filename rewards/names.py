@@ -13,6 +13,7 @@ from .forms import Form, Groupwise, Referenced
 from .lift import Differentiable, Lifted, LiftedWithGraph
 from .load import FILE, MODULE, load, present
 from .place import Place
+from .row import Row
 from .table import TABLE
 
 
@@ -81,6 +82,16 @@ def _lift(value: Any, name: str, pure: bool = False) -> Reward:
 def _called(value: Any) -> str:
     value = value.function if isinstance(value, Differentiable | Groupwise | Referenced) else value
     return str(getattr(value, "__name__", type(value).__name__))
+
+
+def known(name: str) -> Row:
+    """The row of a name of TABLE.
+
+    Raises: ValueError with the nearest names.
+    """
+    if name not in TABLE:
+        raise ValueError(f"there is no reward {name!r}; {_nearest(name.partition(':')[0])}")
+    return TABLE[name]
 
 
 def _check(spec: str) -> None:

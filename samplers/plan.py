@@ -156,6 +156,18 @@ class Plan:
         return ids
 
     @cached_property
+    def rivals(self) -> Tensor:
+        """Which leaves compete: class of a leaf, by the classes of the noisy edges on its way (`peers`). [leaves] long.
+
+        One class on chains and trees; on a comb one a branching step and granularity.
+        """
+        ways: list[tuple[int, ...]] = []
+        for p, noisy, peer in zip(self.parent.tolist(), self.noisy.tolist(), self.peers.tolist(), strict=True):
+            ways.append((*(ways[p] if p >= 0 else ()), *([peer] if noisy else [])))
+        ids = {way: number for number, way in enumerate(dict.fromkeys(ways[i] for i in self.leaves.tolist()))}
+        return torch.tensor([ids[ways[i]] for i in self.leaves.tolist()], dtype=torch.long)
+
+    @cached_property
     def ends(self) -> Tensor:
         """bool [n, leaves]: whether a leaf lies at or below a node."""
         below = torch.zeros(len(self.parent), len(self.leaves), dtype=torch.bool)

@@ -24,7 +24,7 @@ def pytest_report_header() -> str:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--evidence", type=Path, metavar="FILE", help="write which tests showed what of which method")
+    parser.addoption("--evidence", type=Path, metavar="FOLDER", help="write which tests showed what of methods and rewards")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -33,7 +33,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A claim for a method that does not exist stops the run here."""
+    """A claim for a name that does not exist stops the run here."""
     gathered(items)
 
 

@@ -709,8 +709,8 @@ MUTANTS = (
     Mutant(
         "evidence for any name",
         "tests/evidence.py",
-        "if method not in known:",
-        "if not method:",
+        "if name not in known[KINDS[kind]]:",
+        "if not name:",
         "test_evidence.py::test_a_mark_that_says_nothing_is_refused",
     ),
     Mutant(

@@ -1,5 +1,6 @@
 """The command line: what each command calls, and that a mistake costs a sentence, not a traceback."""
 
+import csv
 import json
 import os
 import resource
@@ -15,6 +16,7 @@ import pytest
 from PIL import Image
 
 import flowrl
+import flowrl.rewards
 from flowrl import direct, methods
 from flowrl.cli import catalog, screen
 from flowrl.cli import methods as explained
@@ -24,7 +26,7 @@ from flowrl.methods.claims import NUMBERS
 from flowrl.recipe import Recipe, RewardSpec
 from flowrl.settings import dump, load
 
-COMMANDS = ("train", "sample", "score", "methods", "plan", "report")
+COMMANDS = ("train", "sample", "score", "methods", "rewards", "plan", "report")
 
 
 @pytest.fixture(autouse=True)
@@ -186,6 +188,7 @@ def test_train_ends_with_the_result(trained: list[tuple[Recipe, str | None]], ca
         ("sample a --reward clip --svdd -1", "error: svdd is -1; give at least 1"),
         ("sample a --reward clap --best-of 2", "error: there is no reward 'clap'; did you mean clip?"),
         ("sample a --reward clip=2 --best-of 2", "error: reward 'clip=2' has a weight, which a choice does not need"),
+        ("score nowhere --reward clip --prompts x", "error: there is no folder 'nowhere'"),
         ("score nowhere --reward clip", "error: there is no file or folder 'nowhere'"),
     ],
 )
@@ -514,15 +517,53 @@ def test_score_groups_by_task_and_leaves_out_what_could_not_be_scored(tmp_path: 
         "def red(images, prompts, metadata):\n    return [None if i.max() == 5 else float(i.max()) for i in images]\n"
     )
     with pytest.warns(UserWarning, match="could not score 1 of 6"):
-        assert call("score", "s", "--reward", "mine.py:red", "--out", "out.jsonl") == 0
-    rows = [json.loads(line)["mine.py:red"] for line in Path("out.jsonl").read_text().splitlines()]
-    assert rows == [0, 1, 2, 3, 4, None, 0, 1]
+        assert call("score", "s", "--reward", "mine.py:red", "--out", "out") == 0
+    with Path("out/scores.csv").open() as file:
+        rows = [row["mine.py:red"] for row in csv.DictReader(file)]
+    assert rows == ["0.0", "1.0", "2.0", "3.0", "4.0", "", "0.0", "1.0"]
+    assert Image.open("out/mine.py-red.png").width > 400
     table = [line.split() for line in capsys.readouterr().out.splitlines()]
     # captions 0, 1, 2 have means 0.5 (four images), 2.5 and 4 (the failed one left out)
     assert [row[:3] for row in table if "all" in row] == [["mine.py:red", "all", f"{7 / 3:.4f}"]]
     assert [row[-1] for row in table if "all" in row] == ["1"]
     assert [row[1] for row in table if row[:1] == ["single"]] == ["1.5000"]
     assert [row[1] for row in table if row[:1] == ["two"]] == ["4.0000"]
+
+
+def test_score_takes_prompts_from_a_file_and_shows_groups_to_rewards_that_compare(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "s").mkdir()
+    for i in range(12):  # 10 comes after 9
+        Image.new("RGB", (8, 8), (i, 0, 0)).save(tmp_path / "s" / f"{i}.png")
+    (tmp_path / "p.txt").write_text("one\ntwo\nthree\n")
+    (tmp_path / "mine.py").write_text(
+        "import flowrl.rewards as r\n"
+        "@r.groupwise\ndef ranks(images, prompt, metadata):\n"
+        "    return r.Detailed([float(i) for i in range(len(images))], {'red': images[:, 0, 0, 0]})\n"
+    )
+    assert call("score", "s", "--prompts", "p.txt", "--reward", "mine.py:ranks") == 0
+    with Path("s/scores/scores.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["prompt"] for row in rows] == ["one"] * 4 + ["two"] * 4 + ["three"] * 4
+    assert [float(row["mine.py:ranks"]) for row in rows] == [0, 1, 2, 3] * 3
+    assert [float(row["mine.py:ranks/red"]) for row in rows] == list(range(12))
+    (tmp_path / "p.txt").write_text("one\ntwo\nthree\nfour\nfive\n")
+    assert "12 images for 5 prompts" in refused(capsys, "score", "s", "--prompts", "p.txt", "--reward", "mine.py:ranks")
+
+
+def test_rewards_are_listed_with_what_tests_show_of_them(capsys: pytest.CaptureFixture[str]):
+    assert call("rewards", "--plain") == 0
+    head, *lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    rows = {line[0]: dict(zip(head, line, strict=True)) for line in lines}
+    assert set(rows) == set(flowrl.rewards.TABLE)
+    assert rows["jpeg_compressibility"]["evidence"] == rows["shapes"]["evidence"] == "real"
+    assert all(row["licence"] not in ("", "-") and row["range"] and row["hacks"] for row in rows.values())
+    assert call("rewards") == 0 and "Embedded" in capsys.readouterr().out
+    assert call("rewards", "clip") == 0 and "bag of words" in capsys.readouterr().out
+    assert "did you mean clip" in refused(capsys, "rewards", "clap")
+    assert "flowrl rewards check shapes" in refused(capsys, "rewards", "clip", "shapes")
+    assert "check what?" in refused(capsys, "rewards", "check")
 
 
 def test_score_refuses_what_it_cannot_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -113,6 +113,22 @@ def test_budgets_do_not_depend_on_the_number_of_processes(tmp_path: Path) -> Non
     assert found[0] == found[1] and any(low < high for low, high in found[0][0]), found
 
 
+def test_rewards_that_compare_and_rewards_that_learn_do_not_depend_on_the_number_of_processes(tmp_path: Path) -> None:
+    specs = ({"name": tinyrun.WINNER}, {"name": tinyrun.LEARNER})
+    found = []
+    for count in (1, 2):
+        folder = tmp_path / f"run{count}"
+        recipe = tinyrun.recipe(folder, {**ODD, "rewards": specs, "evaluate.every": 0})
+        assert finished(tinyrun.together(count, folder, recipe, keep=str(tmp_path / f"kept{count}"))) == [0] * count
+        told = [(row["reward/mean"], row[f"reward/{tinyrun.WINNER}/rivals"], row["learner/bar"]) for row in tinyrun.rows(folder)]
+        found.append((told[0], records(tmp_path / f"kept{count}", count, 0)[1], tinyrun.final(folder)[1]["states"]["rewards"]))
+        assert told[0][1] == 3, "the whole group was seen"
+    (one, scores, state), (many, others, same) = found
+    assert one == many and not list(tinyrun.differences(scores, others))
+    assert state[tinyrun.LEARNER]["lessons"] == same[tinyrun.LEARNER]["lessons"] == 3
+    assert float(state[tinyrun.LEARNER]["bar"]) == pytest.approx(float(same[tinyrun.LEARNER]["bar"]), abs=1e-4)
+
+
 def test_more_processes_than_blocks(tmp_path: Path) -> None:
     changes = {
         "sizes.prompts": 1,

@@ -60,6 +60,7 @@ def cosines(folder: Path, images: np.ndarray, prompts: list[str]) -> torch.Tenso
 PROMPTS = ["a red circle", "two blue squares", "a red circle", "a word " * 40, ""]
 
 
+@pytest.mark.evidence("arithmetic", "clip")
 @pytest.mark.parametrize("size", [(32, 32), (64, 64), (40, 56), (20, 30)])
 @pytest.mark.parametrize("batch", [2, 64])
 def test_the_score_is_the_cosine_of_open_clips_own_features(folder: Path, size: tuple[int, int], batch: int) -> None:
@@ -184,6 +185,7 @@ def test_a_missing_embedded_model_is_a_sentence(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.skipif(
     not (ROOT / "assets" / "shapes-clip" / "open_clip_config.json").exists(), reason="the embedded model is not trained yet"
 )
+@pytest.mark.evidence("real", "clip")
 def test_the_embedded_model_prefers_the_right_colour() -> None:
     scorer = clip()
     images = np.zeros((2, 64, 64, 3), dtype=np.uint8) + np.uint8(30)

@@ -31,6 +31,7 @@ def test_the_score_is_the_size_of_a_file_of_quality_95_in_thousands_of_bytes() -
     assert np.array_equal(jpeg_compressibility(images, [], []), -sizes)
 
 
+@pytest.mark.evidence("real", "jpeg_compressibility", "jpeg_incompressibility")
 def test_reference_sizes_at_512_pixels() -> None:
     # measured elsewhere: flat 4.7 kB, uniform noise 308 kB (libjpeg 4:2:0; encoders differ by a few percent)
     flat = np.full((1, 512, 512, 3), 128, dtype=np.uint8)

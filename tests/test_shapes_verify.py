@@ -34,6 +34,7 @@ def test_an_object_is_named_and_placed(name: str, color: str) -> None:
         assert all(0 < f.x < 64 and 0 < f.y < 64 and 9 <= max(f.width, f.height) <= 22 for f in found)
 
 
+@pytest.mark.evidence("real", "shapes")
 def test_a_wrong_colour_is_rejected() -> None:
     images, _ = draw([row(entry("circle", 1, "red"))] * 8, 3)
     wanted = [row(entry("circle", 1, "blue"))] * 8

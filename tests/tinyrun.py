@@ -21,9 +21,10 @@ import torch
 
 from flowrl import settings
 from flowrl.recipe import EvalSpec, LoraSpec, MethodSpec, OptimSpec, PolicySpec, Recipe, RewardSpec, RunSpec, SizesSpec
+from flowrl.rewards import Detailed, Samples, Scores, State, groupwise
 
 HERE = Path(__file__).resolve().parent
-BRIGHT = f"{HERE / 'tinyrun.py'}:bright"
+BRIGHT, WINNER, LEARNER = (f"{HERE / 'tinyrun.py'}:{name}" for name in ("bright", "winner", "learner"))
 PROMPTS = [
     "a red circle",
     "two blue square",
@@ -48,6 +49,38 @@ def broken_on_one(images: np.ndarray, prompts: list[str], metadata: list[dict[st
     if os.environ.get("RANK") == "1":
         raise RuntimeError("broken on process 1")
     return bright(images, prompts, metadata)
+
+
+def _wins(images: np.ndarray, prompt: str, metadata: dict[str, Any]) -> Detailed:
+    level = np.array(bright(images, [], []))
+    wins = (level[:, None] > level[None]).mean(1)
+    return Detailed(wins, {"rivals": [len(images)] * len(images)})
+
+
+winner = groupwise(_wins)
+"""The share of its rivals an image is brighter than, and how many images it met."""
+
+
+class Learner:
+    """Brightness minus a bar, which every second lesson moves to the mean brightness, with the policy left alone."""
+
+    name = "learner"
+
+    def init(self) -> State:
+        return {"bar": torch.zeros(()), "lessons": 0}
+
+    def __call__(self, samples: Samples, state: State) -> tuple[Scores, State]:
+        level = samples.pixels.double().mean((2, 3, 4)) / 255 - state["bar"]
+        return Scores(level.float().masked_fill(~samples.scored, np.nan), samples.scored), state
+
+    def update(self, samples: Samples, state: State) -> tuple[State, dict[str, float], bool]:
+        assert samples.scored.all()
+        skip = state["lessons"] % 2 == 1
+        bar = samples.pixels.double().mean() / 255 if skip else state["bar"]
+        return {"bar": bar, "lessons": state["lessons"] + 1}, {"learner/bar": float(bar)}, skip
+
+
+learner = Learner()
 
 
 @functools.cache

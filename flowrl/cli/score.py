@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,17 +12,21 @@ import typer
 if TYPE_CHECKING:
     from flowrl.data import Prompts
 
-BATCH = 16
-
 
 def score(
-    folder: Annotated[Path, typer.Argument(help="Images with metadata.jsonl (file_name, prompt), or name.txt beside each.")],
+    folder: Annotated[
+        Path, typer.Argument(help="Images with metadata.jsonl (file_name, prompt), name.txt beside each, or --prompts.")
+    ],
     reward: Annotated[list[str], typer.Option(metavar="NAME", help="A name, module:name or file.py:function; repeatable.")],
+    prompts: Annotated[Path | None, typer.Option(help="Texts of the images: a line each, or rows with file_name.")] = None,
     prompt: Annotated[str | None, typer.Option(help="The column of the text, if it is not prompt, caption or text.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Where each image's scores go; default FOLDER/scores.jsonl.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Where scores.csv and pictures go; default: scores in it.")
+    ] = None,
     device: Annotated[str, typer.Option(help="Where rewards with a network run.")] = "cpu",
 ) -> None:
-    """Score a folder of images with rewards: mean and 95 % interval, overall and for each task in the metadata.
+    """Score a folder of images with rewards: mean and 95 % interval, overall and for each task in the metadata; a file of every
+    image's scores, and a picture of each reward's best and worst.
 
     Captions are what is counted and resampled, since images of one caption are not independent.
 
@@ -31,72 +34,22 @@ def score(
 
         flowrl score samples --reward shapes:strict
 
-        flowrl score samples --reward clip --reward mine.py:brightness
+        flowrl score images --prompts prompts.txt --reward clip --reward mine.py:brightness
     """
-    from flowrl import data
+    from flowrl.rewards import Place
 
-    prompts = data.read(folder, prompt)
-    files = _files(prompts, folder)
-    values = {name: run(name, files, prompts, device) for name in dict.fromkeys(reward)}
-    target = out or folder / "scores.jsonl"
-    with target.open("w", encoding="utf-8") as sink:
-        for i, file in enumerate(files):
-            row = {"file_name": file.name, "prompt": prompts.text[i], **{name: _json(scores[i]) for name, scores in values.items()}}
-            sink.write(json.dumps(row, ensure_ascii=False) + "\n")
-    _table(values, prompts)
-    print(f"each image's scores are in {target}")
+    from . import scoring
 
-
-def run(name: str, files: Sequence[Path], prompts: Prompts, device: str) -> list[float]:
-    """One reward's score of each image, NaN where it could not score; images of one size are scored together."""
-    import numpy as np
-    import torch
-
-    from flowrl import rewards
-
-    spec, weight = rewards.parse(name)
-    if weight != 1:
-        raise ValueError(f"reward {name!r} has a weight, which a score does not need; write {spec}")
-    made = rewards.make(spec, place=device)
-    state, found = made.init(), [math.nan] * len(files)
-    for indices, pixels in _batches(files):
-        n = len(indices)
-        samples = rewards.Samples(
-            torch.from_numpy(np.stack(pixels))[:, None], [prompts.text[i] for i in indices], [prompts.metadata[i] for i in indices],
-            torch.ones(n, 1, dtype=torch.bool), torch.zeros(1, dtype=torch.long),
-        )  # fmt: skip
-        scores, state = made(samples, state)
-        for i, value, valid in zip(indices, scores.values[:, 0].tolist(), scores.valid[:, 0].tolist(), strict=True):
-            found[i] = value if valid else math.nan
-    return found
-
-
-def _batches(files: Sequence[Path]) -> Iterator[tuple[list[int], list[Any]]]:
-    import numpy as np
-    from PIL import Image, UnidentifiedImageError
-
-    indices: list[int] = []
-    pixels: list[Any] = []
-    for i, file in enumerate(files):
-        try:
-            with Image.open(file) as image:
-                array = np.asarray(image.convert("RGB"))
-        except UnidentifiedImageError as error:
-            raise ValueError(f"{file} is not an image that can be read; remove it from the folder") from error
-        if pixels and (len(pixels) == BATCH or array.shape != pixels[0].shape):
-            yield indices, pixels
-            indices, pixels = [], []
-        indices.append(i)
-        pixels.append(array)
-    if pixels:
-        yield indices, pixels
-
-
-def _files(prompts: Prompts, folder: Path) -> list[Path]:
-    files = [path for path in prompts.images if path is not None]
-    if len(files) < len(prompts):
-        raise ValueError(f"{folder} holds prompts without images; give images with metadata.jsonl, or with name.txt beside each")
-    return files
+    files, read = scoring.images(folder, prompts, prompt)
+    found = {name: scoring.run(name, files, read, Place(device)) for name in dict.fromkeys(reward)}
+    _table({name: scored.values for name, scored in found.items()}, read)
+    target = out or folder / "scores"
+    target.mkdir(parents=True, exist_ok=True)
+    scoring.write(target / "scores.csv", files, read, found)
+    print(f"each image's scores are in {target / 'scores.csv'}")
+    for name, scored in found.items():
+        scoring.draw(target / f"{scoring.slug(name)}.png", files, read, scored)
+        print(f"the best and worst by {name} are in {target / f'{scoring.slug(name)}.png'}")
 
 
 def _table(values: Mapping[str, Sequence[float]], prompts: Prompts) -> None:
@@ -130,7 +83,3 @@ def _task(metadata: Mapping[str, Any]) -> str | None:
 
 def _cells(part: Mapping[str, float]) -> tuple[str, str, str]:
     return f"{part['score']:.4f}", f"{part['low']:.4f} to {part['high']:.4f}", str(part["n"])
-
-
-def _json(value: float) -> float | None:
-    return None if math.isnan(value) else value

@@ -10,7 +10,7 @@ from flowrl import data, direct, methods, selection, settings
 from flowrl.data import Prompts
 from flowrl.direct import Direct
 from flowrl.recipe import DataSpec, MethodSpec, Recipe, SelectionSpec
-from flowrl.rewards import make
+from flowrl.rewards import Place, make
 from flowrl.rewards.base import Reward
 from flowrl.rewards.load import load
 from flowrl.selection import Selection
@@ -109,7 +109,8 @@ def rewards(recipe: Recipe, given: Mapping[str, Any] | None, device: str) -> dic
     for spec in recipe.rewards:
         if spec.name in out:
             raise ValueError(f"reward {spec.name!r} is given twice; add the weights up instead")
-        out[spec.name] = (make(spec.name, place=device), spec.weight)
+        place = Place(spec.device or device, spec.dtype, spec.batch, spec.offload)
+        out[spec.name] = (make(spec.name, place=place), spec.weight)
     for name, value in (given or {}).items():
         if name in out:
             raise ValueError(f"reward {name!r} is given twice, in the recipe and as a value; give one of them another name")

@@ -1,0 +1,164 @@
+"""What `flowrl score` does: a folder of images, their scores by several rewards, a file of numbers and pictures of best and worst."""
+
+from __future__ import annotations
+
+import csv
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+
+from flowrl import data, rewards
+from flowrl.data import Prompts
+from flowrl.readers import IMAGES
+from flowrl.report import contact_sheet
+from flowrl.rewards import Place, Samples, pictures
+
+BATCH = 16
+SHOWN = 6
+SIDE = 192
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One reward's numbers of N images, NaN where it could not score; parts: what they are made of."""
+
+    values: Sequence[float]
+    parts: Mapping[str, Sequence[float]]
+
+
+def images(folder: Path, prompts: Path | None, column: str | None) -> tuple[list[Path], Prompts]:
+    """The pictures of a folder, each with its prompt: from metadata.jsonl or name.txt beside them, or from a file of prompts.
+
+    The file's rows name their image (file_name), or go to the images in the order of their names: one prompt an image, or
+    one for each run of as many images.
+
+    Raises: ValueError, OSError: a sentence, where images and prompts do not fit together.
+    """
+    if prompts is None:
+        read = data.read(folder, column)
+        files = [path for path in read.images if path is not None]
+        if len(files) < len(read):
+            raise ValueError(
+                f"{folder} holds prompts without images; give images with metadata.jsonl, or with name.txt beside each"
+            )
+        return files, read
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no folder {str(folder)!r}")
+    files = sorted((path for path in folder.iterdir() if path.suffix.lower() in IMAGES), key=_natural)
+    if not files:
+        raise ValueError(f"{folder} holds no images ({', '.join(IMAGES)})")
+    read = data.read(prompts, column)
+    named = [row.get("file_name") for row in read.metadata]
+    if all(named):
+        missing = [name for name in named if not (folder / str(name)).is_file()]
+        if missing:
+            raise FileNotFoundError(f"{prompts} names {missing[0]!r}, which is not in {folder}")
+        return [folder / str(name) for name in named], read
+    if len(files) % len(read):
+        raise ValueError(f"{folder} holds {len(files)} images for {len(read)} prompts of {prompts}; give one prompt an image")
+    each = len(files) // len(read)
+    return files, read.take([i // each for i in range(len(files))])
+
+
+def run(name: str, files: Sequence[Path], prompts: Prompts, place: Place) -> Scored:
+    """One reward's score of each image. Images of one size go together; a reward that compares sees those of one prompt."""
+    spec, weight = rewards.parse(name)
+    if weight != 1:
+        raise ValueError(f"reward {name!r} has a weight, which a score does not need; write {spec}")
+    made = rewards.make(spec, place=place)
+    whole = isinstance(made, rewards.ComparingReward) and made.compares
+    state, values = made.init(), [math.nan] * len(files)
+    parts: dict[str, list[float]] = {}
+    for indices, pixels in _rivals(files, prompts) if whole else _batches(files):
+        rows, leaves = (1, len(indices)) if whole else (len(indices), 1)
+        heads = indices[:rows]
+        samples = Samples(
+            torch.from_numpy(np.stack(pixels)).unflatten(0, (rows, leaves)), [prompts.text[i] for i in heads],
+            [prompts.metadata[i] for i in heads], torch.ones(rows, leaves, dtype=torch.bool), torch.zeros(leaves, dtype=torch.long),
+        )  # fmt: skip
+        scores, state = made(samples, state)
+        found = scores.values.masked_fill(~scores.valid, math.nan).flatten().tolist()
+        for part, told in scores.parts.items():
+            column = parts.setdefault(part, [math.nan] * len(files))
+            for i, value in zip(indices, told.flatten().tolist(), strict=True):
+                column[i] = value
+        for i, value in zip(indices, found, strict=True):
+            values[i] = value
+    return Scored(values, parts)
+
+
+def write(target: Path, files: Sequence[Path], prompts: Prompts, found: Mapping[str, Scored]) -> None:
+    """scores.csv: a line an image, a column a reward and one each of its parts; an empty cell where it could not score."""
+    columns: dict[str, Sequence[float]] = {}
+    for name, scored in found.items():
+        columns |= {name: scored.values, **{f"{name}/{part}": values for part, values in scored.parts.items()}}
+    with target.open("w", encoding="utf-8", newline="") as sink:
+        lines = csv.writer(sink)
+        lines.writerow(["file_name", "prompt", *columns])
+        for i, file in enumerate(files):
+            lines.writerow([file.name, prompts.text[i], *("" if math.isnan(v[i]) else repr(v[i]) for v in columns.values())])
+
+
+def draw(target: Path, files: Sequence[Path], prompts: Prompts, scored: Scored) -> None:
+    """A sheet of the best images above the worst."""
+    order = sorted((i for i, value in enumerate(scored.values) if not math.isnan(value)), key=lambda i: -scored.values[i])
+    half = min(SHOWN, (len(order) + 1) // 2)
+    shown = [*order[:half], *order[max(half, len(order) - half) :]]
+    thumbs = np.stack([_thumb(files[i]) for i in shown])
+    contact_sheet(thumbs, [prompts.text[i] for i in shown], half, [scored.values[i] for i in shown]).save(target)
+
+
+def slug(name: str) -> str:
+    """A reward's name as a file's."""
+    return re.sub(r"[^A-Za-z0-9.]+", "-", name.rpartition("/")[2] if ".py:" in name else name).strip("-")
+
+
+def _natural(path: Path) -> list[Any]:
+    return [int(word) if word.isdigit() else word for word in re.split(r"(\d+)", path.name)]
+
+
+def _read(file: Path) -> np.ndarray:
+    try:
+        return pictures.read(file)
+    except UnidentifiedImageError as error:
+        raise ValueError(f"{file} is not an image that can be read; remove it from the folder") from error
+
+
+def _thumb(file: Path) -> np.ndarray:
+    with Image.fromarray(_read(file)) as image:
+        image.thumbnail((SIDE, SIDE))
+        square = Image.new("RGB", (SIDE, SIDE), (255, 255, 255))
+        square.paste(image, ((SIDE - image.width) // 2, (SIDE - image.height) // 2))
+        return np.asarray(square)
+
+
+def _batches(files: Sequence[Path]) -> Iterator[tuple[list[int], list[np.ndarray]]]:
+    indices: list[int] = []
+    pixels: list[np.ndarray] = []
+    for i, file in enumerate(files):
+        array = _read(file)
+        if pixels and (len(pixels) == BATCH or array.shape != pixels[0].shape):
+            yield indices, pixels
+            indices, pixels = [], []
+        indices.append(i)
+        pixels.append(array)
+    if pixels:
+        yield indices, pixels
+
+
+def _rivals(files: Sequence[Path], prompts: Prompts) -> Iterator[tuple[list[int], list[np.ndarray]]]:
+    for text in dict.fromkeys(prompts.text):
+        indices = [i for i, other in enumerate(prompts.text) if other == text]
+        arrays = [_read(files[i]) for i in indices]
+        if odd := next((i for i, a in zip(indices, arrays, strict=True) if a.shape != arrays[0].shape), None):
+            raise ValueError(
+                f"{files[odd]} differs in size from {files[indices[0]]}; images of one prompt are compared, so give one size"
+            )
+        yield indices, arrays
