@@ -198,7 +198,7 @@ def test_spectral_norm_bounds_the_slope_whatever_the_weights(seed: int, size: fl
     assert bool((apart.abs() <= 1.13 * (a - b).norm(dim=1)).all())
 
 
-# EV @pytest.mark.evidence("arithmetic", "adversarial")
+@pytest.mark.evidence("arithmetic", "adversarial")
 def test_the_score_is_the_formula() -> None:
     """0.7 h(class) + 0.3 mean of the chosen patches, h on tokens of length 1."""
     reward, it = made(patches=4), dark()
@@ -361,7 +361,7 @@ def folder(path: Path, count: int, level: int = 150) -> Path:
     return path
 
 
-# EV @pytest.mark.evidence("real", "adversarial")
+@pytest.mark.evidence("real", "adversarial")
 def test_the_embedded_clip_tells_two_families_of_pictures(tmp_path: Path) -> None:
     where = folder(tmp_path / "style", 5)
     reward = rewards.make(f"adversarial:{where}?steps:5,rate:1e-3", place=Place())
@@ -463,7 +463,7 @@ def paired(**told: Any) -> Pair:
     return replace(pair(), held=tuple(pictures(4, 150)), settings=PairSettings(**{"rate": 1e-3, "trigger": "always", **told}))
 
 
-# EV @pytest.mark.evidence("real", "adversarial_pair")
+@pytest.mark.evidence("real", "adversarial_pair")
 def test_the_pair_discriminator_learns_in_its_last_layers_only() -> None:
     reward = paired()
     assert isinstance(reward, TrainableReward)
@@ -521,6 +521,7 @@ def test_by_default_the_pair_waits_until_generated_images_are_ahead() -> None:
     assert len({skip for _, _, skip in margins}) == 2
 
 
+@pytest.mark.evidence("real", "caption_clip")
 def test_caption_clip_reads_the_caption_where_there_is_one() -> None:
     reward, plain = caption_clip(), rewards.make("clip")
     images = pictures(2, 100)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
+from flowrl.rewards import pictures
 from flowrl.rewards.base import Samples
 
 from .learning import generator, some
@@ -31,16 +32,9 @@ def folder(path: str | Path) -> tuple[np.ndarray, ...]:
 
 
 def _read(file: Path) -> np.ndarray:
-    from PIL import Image, ImageOps, UnidentifiedImageError
-
     try:
-        with Image.open(file) as opened:
-            image = ImageOps.exif_transpose(opened)
-            if image.has_transparency_data:
-                image = image.convert("RGBA")
-                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-            return np.asarray(image.convert("RGB")).copy()
-    except (UnidentifiedImageError, OSError) as error:
+        return pictures.read(file)
+    except OSError as error:  # also what Pillow raises for what is no image
         raise ValueError(f"{file} cannot be read as an image ({error}); take it out or save it again") from error
 
 
