@@ -1,8 +1,8 @@
 """What the comparison of styles needs of the world: an autoencoder that can draw the style, and a judge that knows it.
 
 The embedded autoencoder has seen plain pictures only and reproduces nothing else, so no training of the flow could show a style.
-Here it goes on learning, on pictures between plain and styled, and is held to its old latents on plain ones: the embedded flow
-model draws with it what it drew before.
+Here its decoder goes on learning, on pictures between plain and styled. Its latents have a prescribed meaning (colours of 8 x 8
+pixels), which styled pictures have as well, and plain ones keep theirs: the embedded flow model draws with it what it drew before.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -20,9 +21,8 @@ from flowrl.shapes import styles
 from flowrl.shapes.render import paint, scene
 from flowrl.shapes.world import Row, captions
 
-POOL = 1200  # pictures of either kind
-STEPS, BATCH, RATE = 700, 16, 1.5e-3
-HELD = 3.0  # weight of the old latents of plain pictures
+POOL = 1000  # pictures of either kind
+STEPS, BATCH, RATE = 300, 16, 3e-3
 
 
 def pool(rows: list[Row], seed: int) -> tuple[Tensor, Tensor]:
@@ -34,38 +34,42 @@ def pool(rows: list[Row], seed: int) -> tuple[Tensor, Tensor]:
     return world.to_tensor(np.stack([paint(it) for it in scenes])), world.to_tensor(np.stack(styled))
 
 
-def widened(model: AutoencoderKL, folder: Path, seed: int = 0) -> AutoencoderKL:
-    """The autoencoder after it has learnt the style too; from the folder where it lies there."""
-    path = folder / "autoencoder.safetensors"
+def latents(model: AutoencoderKL, images: NDArray[np.uint8]) -> Tensor:
+    """What the flow model is to draw for styled pictures: their prescribed meaning, [N, 4, 8, 8] on the flow's scale."""
+    return (world.meaning(world.to_tensor(images)) - (model.config.shift_factor or 0.0)) * model.config.scaling_factor
+
+
+def widened(model: AutoencoderKL, folder: Path, steps: int = STEPS, seed: int = 0) -> AutoencoderKL:
+    """The autoencoder after its decoder has learnt the style too; from the folder where it lies there."""
+    path = folder / "decoder.safetensors"
     if path.is_file():
-        model.load_state_dict(load_file(path))
+        model.decoder.load_state_dict(load_file(path))
         return model
-    old = AutoencoderKL.from_config(model.config)
-    old.load_state_dict(model.state_dict())
     plain, styled = pool(world.balanced(captions("train"), POOL, seed), seed)
     with torch.no_grad():
-        kept = torch.cat([old.encode(part).latent_dist.mean for part in plain.split(200)])
-    model.requires_grad_(True).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.9, 0.98))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=STEPS, pct_start=0.1)
-    for step in range(STEPS):
+        kept = torch.cat([model.encode(part).latent_dist.mean for part in plain.split(200)])
+    pixels, codes = torch.cat([plain, styled]), torch.cat([kept, world.meaning(styled)])
+    model.decoder.requires_grad_(True).train()
+    optimizer = torch.optim.AdamW(model.decoder.parameters(), lr=RATE, betas=(0.9, 0.98))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps, pct_start=0.1)
+    for step in range(steps):
         draw = torch.Generator().manual_seed(seed * 2**32 + step)
-        at, other = (torch.randint(POOL, (BATCH // 2,), generator=draw) for _ in range(2))
-        pixels = torch.cat([plain[at], styled[other]])
-        mean = model.encode(pixels).latent_dist.mean
-        noise = world.NOISE * torch.rand(BATCH, 1, 1, 1, generator=draw) * torch.randn(mean.shape, generator=draw)
-        decoded = model.decode(mean + noise).sample
-        loss = world.reconstruction_loss(decoded, pixels) + world.ALIGN * (mean - world.meaning(pixels)).abs().mean()
-        loss = loss + HELD * (mean[: BATCH // 2] - kept[at]).abs().mean()
+        # one plain picture to three styled ones: the plain ones are known
+        at = torch.cat([torch.randint(POOL, (n,), generator=draw) + k for n, k in ((BATCH // 4, 0), (BATCH - BATCH // 4, POOL))])
+        noise = world.NOISE / 2 * torch.rand(BATCH, 1, 1, 1, generator=draw) * torch.randn(codes[at].shape, generator=draw)
+        with torch.autocast("cpu", torch.bfloat16):
+            decoded = model.decode(codes[at] + noise).sample
+        loss = world.reconstruction_loss(decoded.float(), pixels[at])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         schedule.step()
-        if step % 100 == 99:
-            print(f"autoencoder {step + 1}: {loss.item():.4f}", flush=True)
+        if step % 50 == 49:
+            print(f"decoder {step + 1}: {loss.item():.4f}", flush=True)
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(model.state_dict(), path)
-    return model.eval().requires_grad_(False)
+    save_file(model.decoder.state_dict(), path)
+    model.eval().requires_grad_(False)
+    return model
 
 
 class Judge(nn.Module):

@@ -11,7 +11,7 @@ from flowrl.shapes.world import Row
 PAPER = (244.0, 226.0, 186.0)
 INK = (58.0, 38.0, 52.0)
 LINE = 1.0  # width of an outline in pixels; wider ones leave too little of a colour for the verifier
-PERIOD = 5.0  # of the hatching along the picture's rows, whose lines stand where they stand in every picture
+PERIOD = 6.0  # of the hatching along the picture's rows; it goes through the middle of an object
 SHARE = 0.4  # of a period that is light
 LIGHT = 0.3  # how far the light stripes go towards the paper
 MUTED = 0.95  # share of a colour that is kept, the rest is ink
@@ -23,9 +23,9 @@ def paint(it: Scene, strength: float = 1.0) -> Image:
     paper, ink = np.array(PAPER) + (it.background - 240.0) / 2, np.array(INK)
     paper = it.background + strength * (paper - it.background)
     canvas = np.tile(paper, (SIZE, SIZE, 1))
-    stripes = (((at[None, :] + at[:, None]) / PERIOD) % 1.0 < SHARE)[..., None]
     for name, (x, y, size), rgb in zip(it.names, it.boxes, it.rgb, strict=True):
         far = outline(name, at[None, :] - x, at[:, None] - y, size)
+        stripes = (((at[None, :] - x + at[:, None] - y) / PERIOD + SHARE / 2) % 1.0 < SHARE)[..., None]
         color = np.array(rgb) + strength * (1 - MUTED) * (ink - np.array(rgb))
         _lay(canvas, np.clip(0.5 - far, 0, 1), color + stripes * strength * LIGHT * (paper - color))
         _lay(canvas, strength * np.clip(0.5 - (np.abs(far + LINE / 2) - LINE / 2), 0, 1), ink)
