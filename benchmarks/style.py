@@ -4,9 +4,9 @@ python benchmarks/style.py             what is missing of the lines in benchmark
 python benchmarks/style.py --report    STYLE.md and the picture from the finished lines, no training
 
 Time is the process's own (OMP_NUM_THREADS=1), so a busy machine changes little. Each arm's learning rate is the best of a few after
-a short run with a seed of its own. Style is told by a judge of another architecture, which learnt from other renderings; alignment by
-the shapes verifier on held-out captions; copying by the distance to the nearest image trained on, beside that of new images of the
-style.
+a short run with a seed of its own. Style is told by a judge of another architecture, which learnt from other renderings;
+alignment by the shapes verifier on held-out captions; copying by the distance to the nearest image trained on, beside that of new
+images of the style.
 """
 
 from __future__ import annotations

@@ -64,7 +64,7 @@ def _about(options: Any) -> list[str]:
         "",
         "![pictures of each arm](../assets/figures/style.png)",
         "",
-        f"Each arm had {options.seconds:g} s of processor time (one thread, training and everything it needs; looking not included),",
+        f"Each arm had {options.seconds:g} s of processor time (one thread, all that training needs, looking not included),",
         f"{len(options.seeds)} seed(s), its learning rate the best of {', '.join(f'{r:g}' for r in options.rates)} after",
         f"{options.search:g} s. Pictures of {options.captions} held-out captions, one each, 20 steps, the same noise for all.",
     ]
