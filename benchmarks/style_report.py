@@ -57,6 +57,10 @@ def page(final: dict[str, list[Line]], options: Any) -> str:
 
 
 def _about(options: Any) -> list[str]:
+    rates = ", ".join(f"{rate:g}" for rate in options.rates)
+    rate = (
+        f"its learning rate the best of {rates} after {options.search:g} s" if options.search else "its learning rate not searched"
+    )
     return [
         "# A style from 24 images at equal time",
         "",
@@ -65,8 +69,8 @@ def _about(options: Any) -> list[str]:
         "![pictures of each arm](../assets/figures/style.png)",
         "",
         f"Each arm had {options.seconds:g} s of processor time (one thread, all that training needs, looking not included),",
-        f"{len(options.seeds)} seed(s), its learning rate the best of {', '.join(f'{r:g}' for r in options.rates)} after",
-        f"{options.search:g} s. Pictures of {options.captions} held-out captions, one each, 20 steps, the same noise for all.",
+        f"{len(options.seeds)} seed(s); {rate}. Pictures of",
+        f"{options.captions} held-out captions, one each, 20 steps, the same noise for all.",
     ]
 
 

@@ -64,7 +64,7 @@ def learn(it: Learner, loss: Callable[[Weights], Tensor], adam: Adam) -> tuple[L
         value = loss(leaves)
         found = dict(zip(leaves, torch.autograd.grad(value, list(leaves.values())), strict=True))
     if not value.isfinite():
-        raise FloatingPointError(f"the discriminator's loss is {float(value)} at its step {it.taken}; lower its rate")
+        raise FloatingPointError(f"the discriminator's loss is {value.item()} at its step {it.taken}; lower its rate")
     (b1, b2), taken = adam.betas, it.taken + 1
     first = {n: b1 * m + (1 - b1) * found[n] for n, m in it.first.items()}
     second = {n: b2 * v + (1 - b2) * found[n].square() for n, v in it.second.items()}
@@ -73,7 +73,7 @@ def learn(it: Learner, loss: Callable[[Weights], Tensor], adam: Adam) -> tuple[L
         size = (second[name] / (1 - b2**taken)).sqrt() + adam.eps
         return it.weights[name] - adam.rate / (1 - b1**taken) * first[name] / size
 
-    return Learner({n: moved(n) for n in it.weights}, first, second, taken), float(value.detach())
+    return Learner({n: moved(n) for n in it.weights}, first, second, taken), value.item()
 
 
 SHARE = 8
