@@ -71,16 +71,27 @@ class SelectionSpec:
 
 
 @dataclass(frozen=True, config=STRICT)
+class StyleSpec:
+    """images: a folder of 10 to 50 images of one style, with captions in name.txt beside those that have one.
+    trigger: the word put before every caption that is trained on."""
+
+    images: str
+    trigger: str
+
+
+@dataclass(frozen=True, config=STRICT)
 class DataSpec:
     """prompts: a file, a folder, "hf:owner/name:split" or "shapes". prompt: the column that holds the text.
     heldout: a second source, or the share of prompts held out by a stable hash of their text.
-    selection: which prompts an iteration takes and how many images each gets."""
+    selection: which prompts an iteration takes and how many images each gets.
+    style: prompts gain its captions and its trigger word; where `prompts` is its folder of images, there are no others."""
 
     prompts: str = "shapes"
     prompt: str | None = None
     image: str | None = None
     heldout: str | float = 0.1
     selection: SelectionSpec = Field(default_factory=SelectionSpec)
+    style: StyleSpec | None = None
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -50,8 +50,8 @@ class Checked(NamedTuple):
 
 
 def check(reward: str | Reward, place: Place | None = None, kind: str | None = None) -> Checked:
-    """Loads a reward by its name (or takes one) and lets it score the pairs of its kind (`specimens.KINDS`), all at once: each pair is
-    a prompt with two leaves in one rival class, so that rewards that compare see both.
+    """Loads a reward by its name (or takes one) and lets it score the pairs of its kind (`specimens.KINDS`), all at once: each pair
+    is a prompt with two leaves in one rival class, so that rewards that compare see both.
 
     kind: None, by the reward's name; agreement where nothing is known of it.
 

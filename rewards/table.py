@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .adversarial import ROWS as ADVERSARIAL
 from .contrastive import ROWS as CONTRASTIVE
 from .geneval import ROWS as GENEVAL
 from .pairs import ROWS as PAIRS
@@ -39,5 +40,6 @@ SECTIONS: dict[str, dict[str, Row]] = {
     "Image and text": CONTRASTIVE,
     "Judges that read": VLM,
     "Comparisons": PAIRS,
+    "Adversarial": ADVERSARIAL,
 }
 TABLE: dict[str, Row] = {name: row for rows in SECTIONS.values() for name, row in rows.items()}

@@ -761,6 +761,56 @@ MUTANTS = (
         "np.zeros((len(tasks), frames.shape[1], 4))",
         "test_geneval_reward.py::test_what_cannot_be_judged_is_never_scored_and_told_of_once",
     ),
+    # adversarial rewards
+    Mutant(
+        "tokens are scored as they come",
+        "rewards/adversarial/discriminator.py",
+        'state["iteration"]).unit()',
+        'state["iteration"])',
+        "test_rewards_adversarial.py::test_the_score_is_the_formula",
+    ),
+    Mutant(
+        "patches are drawn for each image anew",
+        "rewards/adversarial/references.py",
+        '"patches", seed, iteration, key)',
+        '"patches", seed, 0, key)',
+        "test_rewards_adversarial.py::test_patches_are_those_of_the_prompt_and_the_iteration",
+    ),
+    Mutant(
+        "the policy learns from an untrained discriminator",
+        "rewards/adversarial/discriminator.py",
+        "Decision(True, True) if at",
+        "Decision(True, False) if at",
+        "test_rewards_adversarial.py::test_a_discriminator_learns_to_tell_two_families",
+    ),
+    Mutant(
+        "nothing is remembered for the discriminator",
+        "rewards/adversarial/discriminator.py",
+        "torch.cat([fake.whole, old.whole])",
+        "torch.cat([fake.whole, fake.whole])",
+        "test_rewards_adversarial.py::test_the_memory_is_learnt_from",
+    ),
+    Mutant(
+        "the pair trains all layers",
+        "rewards/adversarial/pair.py",
+        "range(len(blocks) - layers, len(blocks))",
+        "range(len(blocks))",
+        "test_rewards_adversarial.py::test_the_pair_discriminator_learns_in_its_last_layers_only",
+    ),
+    Mutant(
+        "the gradient penalty forgets the patches",
+        "rewards/adversarial/heads.py",
+        "for part in found), torch",
+        "for part in found[:1]), torch",
+        "test_rewards_adversarial.py::test_r1_is_the_squared_gradient_and_can_be_trained_on",
+    ),
+    Mutant(
+        "the trigger word hides the caption",
+        "flowrl/recipes/style.py",
+        'told = tuple({**m, "caption": text}',
+        'told = tuple({**m, "caption": trigger}',
+        "test_style.py::test_every_prompt_that_is_trained_on_has_the_trigger_and_keeps_its_caption",
+    ),
     # what is said of methods
     Mutant(
         "a second update leaves the clip idle",

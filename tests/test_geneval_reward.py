@@ -184,14 +184,14 @@ def test_clip_asks_three_templates_of_each_colour(embedded: ClipColours) -> None
     assert embedded.name == "clip-shapes-clip", "not the official one, so it is told"
     image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     things = [Thing(np.array([0.0, 0, 40, 64]), 1.0), Thing(np.array([10.0, 10, 60, 30]), 0.5, np.ones((64, 64), dtype=bool))]
-    model = embedded.model
+    model = embedded.encoder
     with torch.no_grad():
         sums = 0
         for before, after in (("a photo of a ", " circle"), ("a photo of a ", "-colored circle"), ("a photo of a ", " object")):
             text = model.tokenize([before + colour + after for colour in COLOURS])
             sums = sums + _unit(model.network.model.encode_text(text))  # pyright: ignore[reportCallIssue]
-        shown = [photos.Image.fromarray(cut) for cut in (image[:, :40], image[10:30, 10:60])]
-        seen = _unit(model.network.model.encode_image(torch.stack([model.preprocess(cut) for cut in shown])))  # pyright: ignore[reportCallIssue]
+        shown = [image[:, :40], image[10:30, 10:60]]
+        seen = _unit(model.network.model.encode_image(model.preparation(shown)))  # pyright: ignore[reportCallIssue]
     told = [embedded(image, some, "circle") for some in (things, things[::-1])]  # the second from what was kept of the class
     assert told[0] == told[1][::-1] and set(embedded.held) == {"circle"}
     texts = _unit(sums)  # pyright: ignore[reportArgumentType]

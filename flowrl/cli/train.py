@@ -16,13 +16,15 @@ if TYPE_CHECKING:
 
 
 def train(
-    recipe: Annotated[str | None, typer.Argument(help="A recipe (shapes), or a YAML file such as a run's run.yaml.")] = None,
+    recipe: Annotated[str | None, typer.Argument(help="A recipe (shapes, style), or a YAML file such as a run's run.yaml.")] = None,
     model: Annotated[str | None, typer.Option(help="A hub name, a folder in diffusers format, or shapes (embedded).")] = None,
     reward: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME=WEIGHT[,gate=X]", help="A name, module:name or file.py:function; flowrl rewards."),
     ] = None,
     prompts: Annotated[str | None, typer.Option(help="A file or folder of prompts, hf:owner/name:split, or shapes.")] = None,
+    images: Annotated[str | None, typer.Option(help="Recipe style: a folder of 10 to 50 images, captions in name.txt.")] = None,
+    trigger: Annotated[str | None, typer.Option(help="Recipe style: the word that asks for it.")] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting: optim.lr=1e-4.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of noise, prompts and weights (run.seed).")] = None,
     out: Annotated[str | None, typer.Option(help="Folder of the run (run.folder); default runs/NAME-TIME.")] = None,
@@ -40,6 +42,8 @@ def train(
 
         flowrl train --model stabilityai/stable-diffusion-3.5-medium --reward clip=1 --prompts prompts.txt
 
+        flowrl train style --images my_style/ --trigger mystyle --model stabilityai/stable-diffusion-3.5-medium
+
         flowrl train --model my/model --reward clip=1 --reward mine.py:brightness=0.2 --prompts prompts.txt
 
         flowrl train runs/some-run/run.yaml --out runs/again      # repeat a run
@@ -51,7 +55,8 @@ def train(
         "run.iterations": iterations, "run.minutes": minutes,
     }  # fmt: skip
     given = {key: value for key, value in shortcuts.items() if value is not None}
-    resolved = build(recipe, given, reward or [], settings or [], resume)
+    looks = {key: value for key, value in {"images": images, "trigger": trigger}.items() if value is not None}
+    resolved = build(recipe, given, reward or [], settings or [], resume, looks)
 
     from flowrl.cli import screen
     from flowrl.recipes.run import train as run
@@ -72,14 +77,20 @@ def build(
     rewards: Sequence[str] = (),
     settings: Sequence[str] = (),
     resume: Path | None = None,
+    looks: Mapping[str, str] | None = None,
 ) -> Recipe:
     """The recipe a command line means: the named one or the file's, then --model, --reward and the like, then --set.
+
+    looks: images and trigger of the recipe `style`.
 
     Raises: ValueError where nothing says what to train, or an option and --set give the same setting.
     """
     from flowrl.settings import resolve
 
-    base = _base(name, "policy.model" in shortcuts, resume)
+    if name == "style" or looks:
+        base = _style(name, looks or {}, shortcuts.get("policy.model", "shapes"))
+    else:
+        base = _base(name, "policy.model" in shortcuts, resume)
     shortcuts = dict(shortcuts)
     if rewards:
         shortcuts["rewards"] = [asked(text) for text in rewards]
@@ -104,6 +115,18 @@ def asked(text: str) -> dict[str, Any]:
         raise ValueError(f"reward {text!r} gives {twice} twice")
     name, weight = parse(field.sub("", text))
     return {"name": name, "weight": weight, **dict(given)}
+
+
+def _style(name: str | None, looks: Mapping[str, str], model: str) -> Recipe:
+    from flowrl.recipes import style
+
+    if name != "style" or set(looks) != {"images", "trigger"}:
+        given = " and ".join(f"--{option}" for option in looks) or "neither"
+        raise ValueError(
+            f"a style is trained by: flowrl train style --images FOLDER --trigger WORD; here the recipe is {name or 'none'}, and "
+            f"of the two options {given} is given. A run that was stopped goes on with --resume RUN alone"
+        )
+    return style(looks["images"], looks["trigger"], model)
 
 
 def _base(name: str | None, has_model: bool, resume: Path | None) -> Recipe:

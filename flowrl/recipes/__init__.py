@@ -7,6 +7,7 @@ from collections.abc import Callable
 from flowrl.recipe import Recipe
 
 from .shapes import shapes
+from .style import style
 
 TABLE: dict[str, Callable[[], Recipe]] = {"shapes": shapes}
 
@@ -14,11 +15,17 @@ TABLE: dict[str, Callable[[], Recipe]] = {"shapes": shapes}
 def named(name: str) -> Recipe:
     """The recipe of that name.
 
-    Raises: ValueError for a name that is not in TABLE.
+    Raises: ValueError for a name that is not in TABLE; `style` has arguments and is called as a function.
     """
+    if name == "style":
+        raise ValueError(
+            "recipe 'style' wants a folder of images and a trigger word: flowrl train style --images FOLDER --trigger WORD"
+        )
     if name not in TABLE:
-        raise ValueError(f"recipe {name!r} does not exist; there are: {', '.join(TABLE)}. A YAML file of settings ends in .yaml")
+        raise ValueError(
+            f"recipe {name!r} does not exist; there are: {', '.join(TABLE)}, style. A YAML file of settings ends in .yaml"
+        )
     return TABLE[name]()
 
 
-__all__ = ["TABLE", "named", "shapes"]
+__all__ = ["TABLE", "named", "shapes", "style"]

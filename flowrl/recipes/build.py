@@ -16,6 +16,8 @@ from flowrl.rewards.load import load
 from flowrl.selection import Selection
 from flowrl.types import Method
 
+from .style import prompts as styled
+
 SMALLEST = 2
 """A group needs two images before one can be better than another."""
 
@@ -92,6 +94,13 @@ def near(name: str, known: Mapping[str, Any]) -> str:
 
 def prompts(spec: DataSpec, given: Any = None) -> tuple[Prompts, Prompts]:
     """(train, held out) of a recipe, or of prompts given as a value."""
+    if spec.style is None:
+        return _plain(spec, given)
+    alone = given is None and spec.prompts == spec.style.images
+    return styled(spec.style, None if alone else _plain(spec, given), spec.heldout)
+
+
+def _plain(spec: DataSpec, given: Any) -> tuple[Prompts, Prompts]:
     if given is None and spec.prompts == "shapes":
         from flowrl.shapes import protocol
 

@@ -7,11 +7,10 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
-import torch
-from PIL import Image
 from torch import Tensor, nn
 
-from flowrl.rewards.contrastive.clip import Clip, clip
+from flowrl.rewards.contrastive.clip import clip
+from flowrl.rewards.contrastive.encoder import Encoder
 from flowrl.rewards.place import Place
 
 from .objects import Thing
@@ -49,26 +48,18 @@ def cut_out(image: np.ndarray, thing: Thing) -> np.ndarray:
 class ClipColours:
     """Zero-shot over ten colours with three templates each; `held` keeps the classes' text features. Built by `clip_colours`."""
 
-    model: Clip
+    encoder: Encoder
     name: str
     held: dict[str, Tensor] = field(default_factory=dict[str, Tensor], repr=False, compare=False)
 
-    @torch.no_grad()
     def __call__(self, image: np.ndarray, things: Sequence[Thing], kind: str) -> list[str]:
-        pictures = torch.stack([self.model.preprocess(Image.fromarray(cut_out(image, thing))) for thing in things])
-        with self.model.network.ready() as network:
-            weight = next(network.parameters())
-            seen = nn.functional.normalize(network.encode_image(pictures.to(weight)).float(), dim=-1)  # pyright: ignore[reportCallIssue]
+        with self.encoder.network.ready():
+            seen = self.encoder.pictures([cut_out(image, thing) for thing in things])
             if kind not in self.held:
-                self.held[kind] = self._texts(network, kind)
-            return [COLOURS[index] for index in (seen @ self.held[kind].to(seen).T).argmax(1).tolist()]
-
-    def _texts(self, network: nn.Module, kind: str) -> Tensor:
-        """Unit features [10, D] of the colours of a class."""
-        asked = [template.format(colour=colour, name=kind) for colour in COLOURS for template in TEMPLATES]
-        tokens = self.model.tokenize(asked).to(self.model.network.device)
-        each = nn.functional.normalize(network.encode_text(tokens).float(), dim=-1)  # pyright: ignore[reportCallIssue]
-        return nn.functional.normalize(each.unflatten(0, (len(COLOURS), len(TEMPLATES))).mean(1), dim=-1).cpu()
+                asked = [template.format(colour=colour, name=kind) for colour in COLOURS for template in TEMPLATES]
+                each = self.encoder.texts(asked).unflatten(0, (len(COLOURS), len(TEMPLATES)))
+                self.held[kind] = nn.functional.normalize(each.mean(1), dim=-1).cpu()
+        return [COLOURS[index] for index in (seen @ self.held[kind].to(seen).T).argmax(1).tolist()]
 
 
 def clip_colours(model: str | None = None, place: Place | None = None) -> ClipColours:
@@ -83,7 +74,7 @@ def clip_colours(model: str | None = None, place: Place | None = None) -> ClipCo
     Differs: float32 here, half-precision autocast there.
     """
     model = model or OFFICIAL_CLIP
-    return ClipColours(clip(model, place), "clip" if model == OFFICIAL_CLIP else f"clip-{_short(model)}")
+    return ClipColours(clip(model, place).encoder, "clip" if model == OFFICIAL_CLIP else f"clip-{_short(model)}")
 
 
 def _short(model: str) -> str:
