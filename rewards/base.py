@@ -85,6 +85,14 @@ class Reward(Protocol):
 
 
 @runtime_checkable
+class Waits(Protocol):
+    """A reward, or its function, that says whether its scores are computed elsewhere while this process only waits for them."""
+
+    @property
+    def waits(self) -> bool: ...
+
+
+@runtime_checkable
 class TrainableReward(Reward, Protocol):
     """A reward that learns from what it scored. What it learns is in its State, so it is saved with the run."""
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .base import NotAScore, Samples, Scores, State, WithGraph
+from .base import NotAScore, Samples, Scores, State, Waits, WithGraph
 from .forms import Call, Detailed, Form, detailed
 
 Function = Callable[[np.ndarray, list[str], list[dict[str, Any]]], Any]
@@ -36,6 +36,11 @@ class Lifted:
 
     name: str
     function: Function | Form
+
+    @property
+    def waits(self) -> bool:
+        """Whether its function says so of itself (`base.Waits`)."""
+        return isinstance(self.function, Waits) and self.function.waits
 
     def init(self) -> State:
         return {"scored": 0, "failed": 0}

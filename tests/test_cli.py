@@ -24,7 +24,7 @@ from flowrl.methods.claims import NUMBERS
 from flowrl.recipe import Recipe, RewardSpec
 from flowrl.settings import dump, load
 
-COMMANDS = ("train", "sample", "score", "methods", "plan", "report")
+COMMANDS = ("train", "sample", "score", "serve", "methods", "plan", "report")
 
 
 @pytest.fixture(autouse=True)
