@@ -154,7 +154,8 @@ def protocol(patience: float, *args: Any, **kwargs: Any) -> H11Protocol:
 
     def refuse(said: str) -> None:
         if made.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-            headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
+            size = str(len(UNREADABLE)).encode()
+            headers = [(b"content-type", b"application/json"), (b"content-length", size), (b"connection", b"close")]
             for event in (h11.Response(status_code=400, headers=headers), h11.Data(data=UNREADABLE), h11.EndOfMessage()):
                 made.transport.write(made.conn.send(event) or b"")
         made.transport.close()
