@@ -31,7 +31,10 @@ def level(images: np.ndarray, prompts: list[str], metadata: list[dict[str, Any]]
     if "exit" in prompts:
         sys.exit(3)
     values = images.reshape(len(images), -1).mean(1) / 3 + [m.get("more", 0) for m in metadata]
-    return Detailed([None if p == "bad" else v for v, p in zip(values, prompts, strict=True)], {"red": images[..., 0].std((1, 2))})
+    return Detailed(
+        [None if p == "bad" else v for v, p in zip(values, prompts, strict=True)],
+        {"red": images[..., 0].reshape(len(images), -1).std(1)},
+    )
 
 
 def plain(images: np.ndarray, prompts: list[str], metadata: list[dict[str, Any]]) -> list[float]:

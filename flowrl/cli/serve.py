@@ -15,7 +15,7 @@ EVERYWHERE = ("0.0.0.0", "::")
 def serve(
     reward: Annotated[list[str], typer.Option(metavar="NAME", help="A name, module:name or file.py:function; repeatable.")],
     host: Annotated[str, typer.Option(help="The address to listen on; 0.0.0.0: all of this machine's.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="0: any free one.")] = 8000,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 8000,
     token_env: Annotated[
         str, typer.Option(metavar="VARIABLE", help="The environment variable with the token clients must show.")
     ] = "FLOWRL_TOKEN",
