@@ -167,6 +167,7 @@ def test_every_kind_of_malformed_request_is_refused_with_a_sentence(monkeypatch:
 
 
 @pytest.mark.ci
+@pytest.mark.timeout(1200)
 def test_10_000_malformed_requests_neither_crash_the_server_nor_make_it_grow(monkeypatch: pytest.MonkeyPatch) -> None:
     with serving.server("--patience", "2", FLOWRL_TOKEN=TOKEN) as made:
         attack(made, 1_500, 0)

@@ -17,7 +17,7 @@ import tinyrun
 import torch
 from serving import Server, pictures
 
-from flowrl import rewards
+from flowrl import rewards, settings
 from flowrl.rewards import Samples
 from flowrl.rewards.forms import Detailed
 from flowrl.rewards.remote.client import Patience, remote
@@ -162,22 +162,20 @@ def test_what_cannot_be_served_is_a_sentence(
 
 
 @pytest.mark.ci
+@pytest.mark.timeout(900)
 def test_a_run_trained_by_a_server_is_the_run_trained_here_and_holds_no_token(served: Server, tmp_path: Path) -> None:
-    address = f"remote:http://127.0.0.1:{served.port}/plain"
-    said: list[str] = []
-    for name, spec in (("here", serving.spec(serving.plain)), ("there", address)):
-        from flowrl import settings
-
-        made = tinyrun.recipe(tmp_path / name, {"run.iterations": 2, "rewards": [{"name": spec}]})
-        file = tmp_path / f"{name}.yaml"
-        settings.dump(made, file)
-        done = tinyrun.flowrl("train", str(file), FLOWRL_TOKEN=TOKEN)
-        assert done.returncode == 0, done.stderr
-        said += [done.stdout, done.stderr]
-    found = [[{k.replace(s, "r"): v for k, v in row.items()} for row in tinyrun.rows(tmp_path / n)]
-             for n, s in (("here", serving.spec(serving.plain)), ("there", address))]  # fmt: skip
-    assert found[0] == found[1] and "reward/invalid" in found[0][0] and found[0][0]["reward/invalid"] == 0
-    assert address in (tmp_path / "there" / "run.yaml").read_text()
-    files = [path.read_bytes() for path in (tmp_path / "there").rglob("*") if path.is_file()]
-    assert len(files) > 5 and not any(TOKEN.encode() in data for data in files)
-    assert not any(TOKEN in text for text in said)
+    address, here = f"remote:http://127.0.0.1:{served.port}/plain", serving.spec(serving.plain)
+    folders, few = {name: tmp_path / name for name in ("here", "there")}, {"run.iterations": 1, "evaluate.every": 0}
+    alone = tinyrun.start(folders["here"], tinyrun.recipe(folders["here"], {**few, "rewards": [{"name": here}]}))
+    file = settings.dump(tinyrun.recipe(folders["there"], {**few, "rewards": []}), tmp_path / "made.yaml")
+    done = tinyrun.flowrl("train", str(file), "--reward", address, timeout=600, FLOWRL_TOKEN=TOKEN)
+    assert done.returncode == 0, done.stderr
+    assert tinyrun.ended(alone, 600) == 0
+    found = [
+        [{k.replace(spec, "r"): v for k, v in row.items()} for row in tinyrun.rows(folders[name])]
+        for name, spec in (("here", here), ("there", address))
+    ]
+    assert found[0] == found[1] and found[0][0]["reward/invalid"] == 0
+    assert address in (folders["there"] / "run.yaml").read_text()
+    files = [path.read_bytes() for path in folders["there"].rglob("*") if path.is_file()]
+    assert len(files) > 5 and not any(TOKEN.encode() in data for data in [*files, done.stdout.encode(), done.stderr.encode()])
