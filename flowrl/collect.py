@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -14,8 +14,9 @@ from torch import Tensor
 
 from flowrl.data import Prompts
 from flowrl.dist import World
+from flowrl.overlap import Early, waiting, whole
 from flowrl.rewards.base import Reward, Samples, Scores, State
-from flowrl.samplers import Plan, Rollout, rollout, solvers
+from flowrl.samplers import Plan, Rollout, progress, solvers
 from flowrl.samplers.noise import Source
 from flowrl.samplers.solvers import Solver
 from flowrl.sizes import Block, Sizes
@@ -53,7 +54,7 @@ class Collected(Walk):
     seconds: Mapping[str, float]
 
 
-def walk(
+def walking(
     policy: Policy,
     plan: Plan,
     prompts: Sequence[str],
@@ -66,8 +67,11 @@ def walk(
     witness: Witness | None = None,
     guidance: float | None = None,
     solver: Solver = solvers.euler,
-) -> Walk:
+) -> Iterator[tuple[Walk, Tensor]]:
     """Roll out this process's blocks. The prompts it touches are encoded once and numbered 0, 1, ... in Rollout and Cond alike.
+
+    Yields the walk under way, before the first block and after each, with the prompts (of those numbers) that have all their leaves
+    since: each once, where nothing further of it is walked here.
 
     slots [P]: the prompts' places in the iteration's list, which key their noise.
     """
@@ -76,17 +80,20 @@ def walk(
     cond = policy.encode([prompts[p] for p in touched] or [prompts[0]], guidance)
     local = torch.tensor(touched, dtype=torch.long)
     if not index:
-        return Walk(None, local, cond, index)
+        yield Walk(None, local, cond, index), local
+        return
     place = {p: i for i, p in enumerate(touched)}
     own = [torch.stack([torch.tensor([place[int(p)] for p in blocks[i].units[:, 0]]), blocks[i].units[:, 1]], 1) for i in index]
     shape = policy.latent_shape()
     where = {slot: i for i, slot in enumerate(slots[local].tolist())}
+    ends = {p: i for i, block in enumerate(own) for p in block[:, 0].tolist()}
+    last = torch.tensor([ends[p] for p in range(len(touched))])
 
     def predict(x: Tensor, sigma: Tensor, slot: Tensor) -> Tensor:
         with nullcontext() if witness is None else witness.over(sigma):
             return policy.predict(x, sigma, cond.take(torch.tensor([where[int(s)] for s in slot.tolist()], device=slot.device)))
 
-    ro = rollout(
+    under_way = progress(
         plan,
         predict,
         slots[local],
@@ -99,17 +106,24 @@ def walk(
         lane=policy.lane,
         device=world.device,
     )
-    return Walk(ro, local, cond, index)
+    for done, ro in enumerate(under_way):
+        yield Walk(ro, local, cond, index), (last == done - 1).nonzero().flatten()
 
 
-def images(policy: Policy, ro: Rollout) -> tuple[Tensor, Tensor]:
-    """Decoded leaves: uint8 pixels [P, L, H, W, 3] on the CPU and which of them were walked, bool [P, L]."""
-    owned = ro.owned[:, ro.plan.leaves]
-    x0 = ro.states(ro.plan.leaves)
+def images(policy: Policy, ro: Rollout, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Decoded leaves of the prompts `rows` [p]: uint8 pixels [p, L, H, W, 3] on the CPU and which were walked, bool [p, L]."""
+    owned = ro.owned[rows][:, ro.plan.leaves]
+    x0 = ro.states(ro.plan.leaves)[rows.to(ro.x.device)]
     decoded = policy.decode(x0[owned.to(x0.device)].float()).cpu()
     pixels = torch.zeros(*owned.shape, *decoded.shape[1:], dtype=torch.uint8)
     pixels[owned] = decoded
     return pixels, owned
+
+
+def shown(policy: Policy, ro: Rollout, rows: Tensor, own: Prompts) -> Samples:
+    """The decoded leaves of some of a rollout's prompts. own: what these prompts are."""
+    pixels, owned = images(policy, ro, rows)
+    return Samples(pixels, own.text, own.metadata, owned, torch.zeros(owned.shape[1], dtype=torch.long))
 
 
 def draw(
@@ -125,22 +139,31 @@ def draw(
     witness: Witness | None = None,
     guidance: float | None = None,
     solver: Solver = solvers.euler,
+    early: Early | None = None,
 ) -> Drawn:
     """Walk and decode this process's blocks.
 
+    early: is put each prompt's images as soon as its last block is walked; then they are decoded in the same pieces.
+
     Raises: torch.OutOfMemoryError in every process if one ran out of memory.
     """
-    samples, clock = None, [time.perf_counter()]
+    chunks: list[tuple[Tensor, Samples]] = []
+    due, seconds = torch.zeros(0, dtype=torch.long), {"rollout": 0.0, "decode": 0.0}
     with world.together():
-        it = walk(policy, plan, prompts.text, slots, blocks, sizes, source, world, purpose, witness, guidance, solver)
-        clock.append(time.perf_counter())
-        if it.rollout is not None:
-            pixels, owned = images(policy, it.rollout)
-            own = prompts.take(it.local)
-            samples = Samples(pixels, own.text, own.metadata, owned, torch.zeros(len(plan.leaves), dtype=torch.long))
-    clock.append(time.perf_counter())
-    seconds = {"rollout": clock[1] - clock[0], "decode": clock[2] - clock[1]}
-    return Drawn(it.rollout, it.local, it.cond, it.index, samples, seconds)
+        clock = time.perf_counter()
+        under_way = walking(policy, plan, prompts.text, slots, blocks, sizes, source, world, purpose, witness, guidance, solver)
+        for it, rows in under_way:
+            walked = time.perf_counter()
+            due = torch.cat([due, rows]).sort().values
+            if it.rollout is not None and len(due) and (early is not None or len(due) == len(it.local)):
+                chunks.append((due, shown(policy, it.rollout, due, prompts.take(it.local[due]))))
+                if early is not None:
+                    early.put(*chunks[-1])
+                due = due[:0]
+            seconds["rollout"] += walked - clock
+            clock = time.perf_counter()
+            seconds["decode"] += clock - walked
+    return Drawn(it.rollout, it.local, it.cond, it.index, whole(chunks), seconds)
 
 
 def scored(
@@ -150,17 +173,22 @@ def scored(
     local: Tensor,
     shape: tuple[int, int],
     world: World,
+    early: Early | None = None,
 ) -> dict[str, Scores]:
-    """Every reward on this process's leaves, gathered to [P, L] of the whole batch.
+    """Every reward on this process's leaves, gathered to [P, L] of the whole batch. early: has been put all of them, and is asked
+    for its rewards' scores last.
 
     Raises: ValueError in every process where a reward, or all of them together, could score no image; whatever a reward raises.
     """
     out: dict[str, Scores] = {}
-    for name, reward in rewards.items():
+    for name in sorted(rewards, key=lambda name: early is not None and name in early):
         values, valid = torch.zeros(shape, device=world.device), torch.zeros(shape, device=world.device)
         with world.together():
             if samples is not None:
-                scores, states[name] = reward(samples, states[name])
+                if early is not None and name in early:
+                    scores, states[name] = early.take(name)
+                else:
+                    scores, states[name] = rewards[name](samples, states[name])
                 good = scores.valid & samples.scored
                 values[local] = torch.where(good, scores.values, 0).float().to(world.device)
                 valid[local] = good.float().to(world.device)
@@ -171,7 +199,7 @@ def scored(
             raise ValueError(
                 f"reward {name!r} could score none of the {known.numel()} images of this iteration; see its warnings above"
             )
-    return out
+    return {name: out[name] for name in rewards}
 
 
 def described(features: Features, drawn: Drawn, shape: tuple[int, int], world: World) -> Tensor:
@@ -208,14 +236,19 @@ def collect(
 ) -> Collected:
     """One batch of experience: prompts share `plan`. States of rewards are updated in `states`.
 
+    Rewards that wait for a network score the prompts whose images are there while the rest is still walked.
+
     features: what the outcome's features are made by;  metrics: of the last iteration, for the outcome.
 
     Raises: torch.OutOfMemoryError in every process if one ran out of memory while walking or decoding; ValueError where no
     image has all its scores.
     """
-    drawn = draw(policy, plan, prompts, slots, blocks, sizes, source, world, witness=witness, solver=solver)
-    clock = time.perf_counter()
-    scores = scored(rewards, drawn.samples, states, drawn.local, (len(prompts), len(plan.leaves)), world)
+    slow = waiting(rewards)
+    with Early(slow, states) as asked:
+        early = asked if slow else None
+        drawn = draw(policy, plan, prompts, slots, blocks, sizes, source, world, witness=witness, solver=solver, early=early)
+        clock = time.perf_counter()
+        scores = scored(rewards, drawn.samples, states, drawn.local, (len(prompts), len(plan.leaves)), world, early)
     if not torch.stack([s.valid for s in scores.values()]).all(0).any():
         raise ValueError(f"no image of this iteration could be scored by all of {', '.join(scores)}; see their warnings above")
     densities = torch.zeros(len(prompts), len(plan.edges), device=world.device)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from queue import SimpleQueue
 from types import TracebackType
@@ -101,3 +101,20 @@ def joined(told: list[tuple[Tensor, Scores]]) -> Scores:
         for name in names
     }
     return Scores(torch.cat([s.values for _, s in told])[back], torch.cat([s.valid for _, s in told])[back], parts)
+
+
+def whole(chunks: Sequence[Chunk]) -> Samples | None:
+    """Chunks of prompts as one, in the prompts' order; None where there are none."""
+    if len(chunks) < 2:
+        return chunks[0][1] if chunks else None
+    rows = torch.cat([index for index, _ in chunks])
+    parts, back = [samples for _, samples in chunks], rows.argsort()
+    text = [prompt for part in parts for prompt in part.prompts]
+    metadata = [one for part in parts for one in part.metadata]
+    return Samples(
+        torch.cat([part.pixels for part in parts])[back],
+        [text[i] for i in back.tolist()],
+        [metadata[i] for i in back.tolist()],
+        torch.cat([part.scored for part in parts])[back],
+        parts[0].rival,
+    )
