@@ -155,6 +155,7 @@ def good(made: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not np.isnan(told_.values).any()
 
 
+@pytest.mark.ci
 def test_every_kind_of_malformed_request_is_refused_with_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     with serving.server("--patience", "0.5", FLOWRL_TOKEN=TOKEN) as made:
         for kind, make in KINDS.items():

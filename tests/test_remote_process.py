@@ -87,6 +87,7 @@ def test_an_exception_in_the_reward_is_a_500_and_others_are_not_touched(served: 
     assert not np.isnan(ask(served.address, "a").values).any()
 
 
+@pytest.mark.ci
 def test_a_server_with_enough_waiting_says_when_to_come_back() -> None:
     with serving.server("--waiting", "1") as made:
         hung = threading.Thread(target=ask, args=(made.address, "sleep"), daemon=True)
@@ -100,6 +101,7 @@ def test_a_server_with_enough_waiting_says_when_to_come_back() -> None:
         assert not hung.is_alive()
 
 
+@pytest.mark.ci
 def test_a_reward_that_hangs_costs_its_client_no_more_than_the_total() -> None:
     with serving.server() as made:
         begun = time.monotonic()
@@ -109,6 +111,7 @@ def test_a_reward_that_hangs_costs_its_client_no_more_than_the_total() -> None:
         assert httpx.get(f"http://127.0.0.1:{made.port}/health", trust_env=False).status_code == 200
 
 
+@pytest.mark.ci
 def test_a_server_killed_while_it_scores_leaves_nan_in_time() -> None:
     with serving.server() as made:
         threading.Timer(1.0, made.process.kill).start()
@@ -118,6 +121,7 @@ def test_a_server_killed_while_it_scores_leaves_nan_in_time() -> None:
         assert time.monotonic() - begun < 12
 
 
+@pytest.mark.ci
 def test_a_server_that_comes_back_is_found_again() -> None:
     patience = replace(QUICK, total=100, longest=0.5, retries=400)
     with serving.server() as made:
@@ -133,6 +137,7 @@ def test_a_server_that_comes_back_is_found_again() -> None:
         assert np.array_equal(told[0].values, good) and not np.isnan(good).any()
 
 
+@pytest.mark.ci
 def test_sigterm_answers_what_is_inside_and_ends_well() -> None:
     with serving.server() as made:
         assert not np.isnan(ask(made.address, "a", "a").values).any()
