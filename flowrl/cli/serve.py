@@ -39,10 +39,13 @@ def serve(
         FLOWRL_TOKEN=... flowrl serve --reward mine.py:judge --reward jpeg_compressibility --host 0.0.0.0
     """
     from flowrl import rewards
-    from flowrl.rewards.remote import server
     from flowrl.rewards.remote.pictures import Limits
     from flowrl.rewards.remote.token import token
 
+    try:
+        from flowrl.rewards.remote import server
+    except ModuleNotFoundError as error:
+        raise ValueError(f"serving needs the package {error.name!r}; pip install 'flowrl-toolkit[serve]'") from error
     secret = token(token_env)
     if secret is None and host not in LOCAL:
         raise ValueError(f"serving on {host} without a token would let anyone use this machine; put one into {token_env}")
@@ -61,7 +64,7 @@ def serve(
 def served(given: Sequence[str]) -> dict[str, str]:
     """The name each reward is served under: its spec, or for file.py:function its function.
 
-    Raises: ValueError for a weight, two rewards of one name, or a name the server keeps for itself.
+    Raises: ValueError for a weight, or two rewards of one name.
     """
     from flowrl import rewards
     from flowrl.rewards.load import FILE

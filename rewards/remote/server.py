@@ -20,7 +20,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from flowrl.rewards.base import Reward
+from flowrl.rewards.base import Reward, TrainableReward
 
 from . import wire
 from .pictures import Limits, Refused
@@ -134,7 +134,15 @@ async def _gone(request: Request) -> None:
 
 
 def app(rewards: Mapping[str, Reward], rules: Rules, batch: int = 64) -> FastAPI:
-    """The server of rewards by name. batch: images a call of a reward at most, where several requests are joined."""
+    """The server of rewards by name. batch: images a call of a reward at most, where several requests are joined.
+
+    Raises: ValueError for a reward that learns: what it learned would be in no checkpoint.
+    """
+    learning = [name for name, reward in rewards.items() if isinstance(reward, TrainableReward)]
+    if learning:
+        raise ValueError(
+            f"reward {learning[0]!r} learns while it scores, which is saved with a run only; train with it where it is"
+        )
     desk = Desk(Worker(rewards, batch), rules)
     made = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
     made.add_api_route("/health", desk.health, methods=["GET"], response_model=None)
@@ -152,7 +160,8 @@ def protocol(patience: float, *args: Any, **kwargs: Any) -> H11Protocol:
     """uvicorn's own, whose refusal of what is no HTTP is JSON as well, and comes where no request does in `patience` seconds."""
     made = H11Protocol(*args, **kwargs)
 
-    def refuse(said: str) -> None:
+    def refuse(msg: str) -> None:
+        del msg  # text of h11, for those who read its code
         if made.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             size = str(len(UNREADABLE)).encode()
             headers = [(b"content-type", b"application/json"), (b"content-length", size), (b"connection", b"close")]
@@ -168,8 +177,10 @@ def protocol(patience: float, *args: Any, **kwargs: Any) -> H11Protocol:
 def run(made: FastAPI, bound: socket.socket, patience: float = 60.0, grace: float = 10.0) -> None:
     """Answer on a bound socket until SIGTERM or Ctrl-C; requests inside then have `grace` seconds left."""
     bound.listen(128)
+    # whatever makes a protocol will do, though the annotation asks for a class
+    make: Any = partial(protocol, patience)
     config = uvicorn.Config(
-        made, http=partial(protocol, patience), ws="none", lifespan="off", log_config=None, log_level="error", access_log=False,
+        made, http=make, ws="none", lifespan="off", log_config=None, log_level="error", access_log=False,
         server_header=False, timeout_graceful_shutdown=int(grace),
     )  # fmt: skip
     # uvicorn raises the signal again once all is answered, which must not look like a crash
