@@ -7,6 +7,7 @@ import hmac
 import logging
 import signal
 import socket
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -159,19 +160,29 @@ async def _http(request: Request, error: Exception) -> JSONResponse:
 def protocol(patience: float, *args: Any, **kwargs: Any) -> H11Protocol:
     """uvicorn's own, whose refusal of what is no HTTP is JSON as well, and comes where no request does in `patience` seconds."""
     made = H11Protocol(*args, **kwargs)
+    me = weakref.ref(made)  # the clock must not keep connections that are closed
 
     def refuse(msg: str) -> None:
         del msg  # text of h11, for those who read its code
-        if made.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-            size = str(len(UNREADABLE)).encode()
-            headers = [(b"content-type", b"application/json"), (b"content-length", size), (b"connection", b"close")]
-            for event in (h11.Response(status_code=400, headers=headers), h11.Data(data=UNREADABLE), h11.EndOfMessage()):
-                made.transport.write(made.conn.send(event) or b"")
-        made.transport.close()
+        if (own := me()) is not None:
+            _unreadable(own)
+
+    def late() -> None:
+        if (own := me()) is not None and own.cycle is None and not own.transport.is_closing():
+            _unreadable(own)
 
     made.send_400_response = refuse
-    made.loop.call_later(patience, lambda: refuse("") if made.cycle is None and not made.transport.is_closing() else None)
+    made.loop.call_later(patience, late)
     return made
+
+
+def _unreadable(own: H11Protocol) -> None:
+    if own.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+        size = str(len(UNREADABLE)).encode()
+        headers = [(b"content-type", b"application/json"), (b"content-length", size), (b"connection", b"close")]
+        for event in (h11.Response(status_code=400, headers=headers), h11.Data(data=UNREADABLE), h11.EndOfMessage()):
+            own.transport.write(own.conn.send(event) or b"")
+    own.transport.close()
 
 
 def run(made: FastAPI, bound: socket.socket, patience: float = 60.0, grace: float = 10.0) -> None:
