@@ -11,13 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flowrl.collect import draw, scored
 from flowrl.data import Prompts
 from flowrl.dist import World
+from flowrl.draw import draw
 from flowrl.looks import looks
 from flowrl.rewards.base import Reward, State
 from flowrl.samplers import chains, laws
 from flowrl.samplers.noise import Source
+from flowrl.scoring import scored
 from flowrl.sizes import Sizes, cut
 from flowrl.types import Policy
 

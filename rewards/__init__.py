@@ -6,7 +6,7 @@ Functions that see more or say more: `groupwise`, `referenced`, `differentiable`
 The names are the rows of `TABLE`.
 """
 
-from .base import ComparingReward, DifferentiableReward, Reward, Samples, Scores, State, TrainableReward
+from .base import Compares, DifferentiableReward, Reward, Samples, Scores, State, TrainableReward
 from .cache import cached
 from .combine import Rule, ruled, total
 from .forms import Detailed, groupwise, referenced
@@ -17,7 +17,7 @@ from .table import TABLE
 
 __all__ = [
     "TABLE",
-    "ComparingReward",
+    "Compares",
     "Detailed",
     "DifferentiableReward",
     "Place",

@@ -13,6 +13,7 @@ from .forms import Form, Groupwise, Referenced
 from .lift import Differentiable, Lifted, LiftedWithGraph
 from .load import FILE, MODULE, load, present
 from .place import Place
+from .remote.address import open_only
 from .row import Row
 from .table import TABLE
 
@@ -23,8 +24,9 @@ def parse(text: str) -> tuple[str, float]:
     The weight is what follows the last "=", finite, negative to be minimised; 1 if there is none. With 0 the reward is scored and
     logged, and may guard the others (a gate), without being trained for.
 
-    Raises: ValueError for a bad weight or an unknown name; FileNotFoundError for a missing file.
+    Raises: ValueError for a bad weight, an unknown name or credentials in an address; FileNotFoundError for a missing file.
     """
+    open_only(text)
     name, equals, number = text.strip().rpartition("=")
     if not equals or ":" in number or "/" in number:  # an "=" inside a path or a variant
         name, number = text.strip(), "1"
@@ -49,10 +51,13 @@ def make(spec: str | Callable[..., Any] | Reward, name: str | None = None, place
     `referenced`; or a Reward.
     place: where rewards with a network of their own put it, and how they call it; a device alone will do.
 
-    Raises: ValueError for an unknown name, module or function; FileNotFoundError for a missing file; TypeError if not callable.
+    Raises: ValueError for an unknown name, module or function, or credentials in an address; FileNotFoundError for a missing file;
+    TypeError if not callable.
     """
     if not isinstance(spec, str):
         return _lift(spec, name or _called(spec))
+    open_only(spec)
+    name = name or spec
     _check(spec)
     head, _, variant = spec.partition(":")
     if head not in TABLE:

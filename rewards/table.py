@@ -6,6 +6,7 @@ from .adversarial import ROWS as ADVERSARIAL
 from .contrastive import ROWS as CONTRASTIVE
 from .geneval import ROWS as GENEVAL
 from .pairs import ROWS as PAIRS
+from .remote import ROWS as REMOTE
 from .row import Row
 from .rules import ROWS as RULES
 from .vlm import ROWS as VLM
@@ -41,5 +42,6 @@ SECTIONS: dict[str, dict[str, Row]] = {
     "Judges that read": VLM,
     "Comparisons": PAIRS,
     "Adversarial": ADVERSARIAL,
+    "Elsewhere": REMOTE,
 }
 TABLE: dict[str, Row] = {name: row for rows in SECTIONS.values() for name, row in rows.items()}

@@ -919,6 +919,34 @@ MUTANTS = (
         '"padding_side": "right"',
         "test_rewards_vlm_local.py",
     ),
+    # served rewards, and rewards that wait
+    Mutant("a busy server is not asked again", "rewards/remote/client.py", "(429, 502, 503, 504)", "(429,)", "test_remote.py"),
+    Mutant(
+        "a chunk's scores at other images",
+        "rewards/remote/client.py",
+        "values[rows] = told.values",
+        "values[rows[::-1]] = told.values",
+        "test_remote.py",
+    ),
+    Mutant("pixels are not counted", "rewards/remote/pictures.py", "if pixels > limits.pixels:", "if False:", "test_remote.py"),
+    Mutant(
+        "groups of two requests compete", "rewards/remote/worker.py", "call.group + start for", "call.group for", "test_remote.py"
+    ),
+    Mutant(
+        "any token will do",
+        "rewards/remote/server.py",
+        "if token is not None and not",
+        "if False and not",
+        "test_remote_process.py",
+    ),
+    Mutant(
+        "early chunks forget the state",
+        "flowrl/overlap.py",
+        "self.reward(samples, state)",
+        "self.reward(samples, self.state)",
+        "test_overlap.py",
+    ),
+    Mutant("early prompts one block too soon", "flowrl/draw.py", "(last == done - 1)", "(last == done)", "test_overlap.py"),
 )
 
 

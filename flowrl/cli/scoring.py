@@ -73,7 +73,7 @@ def run(name: str, files: Sequence[Path], prompts: Prompts, place: Place) -> Sco
     if weight != 1:
         raise ValueError(f"reward {name!r} has a weight, which a score does not need; write {spec}")
     made = rewards.make(spec, place=place)
-    whole = isinstance(made, rewards.ComparingReward) and made.compares
+    whole = isinstance(made, rewards.Compares) and made.compares
     state, values = made.init(), [math.nan] * len(files)
     parts: dict[str, list[float]] = {}
     for indices, pixels in _rivals(files, prompts) if whole else _batches(files):

@@ -17,7 +17,7 @@ from flowrl.folder import RunFolder
 from flowrl.guards import Look
 from flowrl.heldout import Judged, judge
 from flowrl.loop import Parts, Session, within_memory
-from flowrl.rewards.base import ComparingReward, Reward, TrainableReward
+from flowrl.rewards.base import Compares, Reward, TrainableReward, Waits
 from flowrl.sizes import Sizes
 
 from . import build
@@ -32,12 +32,13 @@ def bench(parts: Parts[Any], given: Mapping[str, Reward]) -> dict[str, Reward]:
     A reward that compares images, or learns, gives no level that could be followed; it judges only where there is nobody else.
     """
     trained = {name: reward for name, (reward, _) in parts.rewards.items()}
-    steady = {
-        name: reward
-        for name, reward in trained.items()
-        if not isinstance(reward, TrainableReward) and not (isinstance(reward, ComparingReward) and reward.compares)
-    }
+    steady = {name: reward for name, reward in trained.items() if not isinstance(reward, TrainableReward) and not _relative(reward)}
     return {**given, **{name: reward for name, reward in steady.items() if name not in given}} or trained
+
+
+def _relative(reward: Reward) -> bool:
+    """Whether a reward's mean says nothing. One on another machine is taken for one that has a level."""
+    return isinstance(reward, Compares) and reward.compares and not (isinstance(reward, Waits) and reward.waits)
 
 
 class Jury:
