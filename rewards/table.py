@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .networks import ROWS as NETWORKS
 from .row import Row
 from .rules import ROWS as RULES
 
@@ -28,5 +29,5 @@ EMBEDDED: dict[str, Row] = {
     ),
 }
 
-SECTIONS: dict[str, dict[str, Row]] = {"Embedded": EMBEDDED, "Rules": RULES}
+SECTIONS: dict[str, dict[str, Row]] = {"Embedded": EMBEDDED, "Networks": NETWORKS, "Rules": RULES}
 TABLE: dict[str, Row] = {name: row for rows in SECTIONS.values() for name, row in rows.items()}
