@@ -111,7 +111,7 @@ def videoalign(variant: str | None = None, place: Place | None = None) -> VideoA
     template = template_of("videoalign", "videoalign.txt", path, TOKENS)
     root = folder or _fetched()
     told = json.loads((root / "model_config.json").read_text(encoding="utf-8"))
-    config, processor = base("videoalign", BASE, folder, TOKENS)
+    config, processor = base("videoalign:overall", BASE, folder, TOKENS)
     body, top = parted(merged(tensors(_checkpoint(root)), _scale(told.get("peft_lora_config") or {})))
     network = backbone("videoalign", config, body)
     housed = house("videoalign", place, network, head(config.text_config.hidden_size), top)
