@@ -5,6 +5,7 @@ from __future__ import annotations
 from .adversarial import ROWS as ADVERSARIAL
 from .contrastive import ROWS as CONTRASTIVE
 from .geneval import ROWS as GENEVAL
+from .networks import ROWS as NETWORKS
 from .pairs import ROWS as PAIRS
 from .remote import ROWS as REMOTE
 from .row import Row
@@ -39,6 +40,7 @@ SECTIONS: dict[str, dict[str, Row]] = {
     "Rules": RULES,
     "GenEval": GENEVAL,
     "Image and text": CONTRASTIVE,
+    "Larger networks": NETWORKS,
     "Judges that read": VLM,
     "Comparisons": PAIRS,
     "Adversarial": ADVERSARIAL,
