@@ -83,7 +83,7 @@ def group(module: str, name: str = "") -> str:
     if len(parts) == 1 or parts[1] == "__main__":
         return "root"
     if parts[1] == "rewards":
-        return "base" if parts[2:] == ["base"] or (len(parts) == 2 and name in REWARD_TYPES) else "rewards"
+        return "base" if parts[2:] in (["base"], ["pictures"]) or (len(parts) == 2 and name in REWARD_TYPES) else "rewards"
     return parts[1] if parts[1] in LAYERS else "loop"
 
 
