@@ -105,6 +105,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
+@pytest.mark.evidence("arithmetic", "geneval")
 def test_hand_worked_cases_are_judged_as_by_hand(name: str) -> None:
     task, things, (correct, strict, soft, flow_grpo) = CASES[name]
     told = verdict(task, *things)
@@ -170,6 +171,7 @@ def test_sixteen_objects_of_a_class_are_kept() -> None:
         ((0.0, 0.0, 10.0, 10.0), set()),
     ],
 )
+@pytest.mark.evidence("arithmetic", "geneval")
 def test_relations_at_the_margin(b: tuple[float, ...], expected: set[str]) -> None:
     assert relations(np.array([0.0, 0.0, 10.0, 10.0]), np.array(b)) == expected
 
@@ -284,6 +286,7 @@ def test_the_official_prompts_are_read_whole() -> None:
     assert {clause.colour for task in read_ for clause in task.include} - {None} == set(COLOURS)
 
 
+@pytest.mark.evidence("arithmetic", "geneval")
 def test_a_picture_that_is_what_was_asked_for_is_right_in_every_official_prompt() -> None:
     offset = {"left of": (-900, 0), "right of": (900, 0), "above": (0, -900), "below": (0, 900)}
     for line in _lines("evaluation_metadata.jsonl"):

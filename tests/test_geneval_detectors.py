@@ -208,6 +208,7 @@ def test_weights_that_are_missing_and_classes_that_are_missing_are_sentences(tin
         mask2former(str(tmp_path / "none"))
 
 
+@pytest.mark.evidence("arithmetic", "geneval")
 def test_detections_are_those_of_transformers_where_nothing_is_resized(tiny: Any) -> None:
     """transformers' own post-processing works at 384 x 384, whatever the picture."""
     processor = pytest.importorskip("transformers").Mask2FormerImageProcessor()

@@ -227,6 +227,7 @@ def cat_and_cup(cat: tuple[int, int], cup: tuple[int, int], shown: np.ndarray | 
 RIGHT, HALF = (1, 1, 1, 1), (0, 0, 0.5, 0.5)
 
 
+@pytest.mark.evidence("real", "geneval")
 def test_photographs_of_one_and_two_objects_score_as_they_must() -> None:
     assert scored(photos.photo("cat"), CAT) == RIGHT
     assert scored(photos.photo("person"), CAT) == (0, 0, 0, 0)
@@ -248,6 +249,7 @@ def test_photographs_of_one_and_two_objects_score_as_they_must() -> None:
         ((130, 310), (150, 40), "below"),
     ],
 )
+@pytest.mark.evidence("real", "geneval")
 def test_a_cat_beside_a_cup_is_where_it_is(cat: tuple[int, int], cup: tuple[int, int], holds: str) -> None:
     picture = cat_and_cup(cat, cup)
     for relation in ("left of", "right of", "above", "below"):
@@ -255,6 +257,7 @@ def test_a_cat_beside_a_cup_is_where_it_is(cat: tuple[int, int], cup: tuple[int,
         assert told == (RIGHT if relation == holds else pytest.approx((0, 0, 2 / 3, 3 / 4))), relation
 
 
+@pytest.mark.evidence("real", "geneval")
 def test_photographs_are_counted_at_the_official_threshold() -> None:
     shown = photos.photo("cup")
     cups = photos.composite(512, 512, (shown, (0, 0), (360, 240)), (shown, (0, 256), (360, 240)))
@@ -269,6 +272,7 @@ def test_photographs_are_counted_at_the_official_threshold() -> None:
 
 
 @pytest.mark.parametrize("colour", ["red", "green", "blue", "purple"])
+@pytest.mark.evidence("real", "geneval")
 def test_a_dyed_cup_has_its_colour(colour: str) -> None:
     picture = cat_and_cup((10, 150), (290, 150), photos.dyed(photos.cup(), PLAIN[colour]))
     for other in ("red", "green", "blue", "purple"):
