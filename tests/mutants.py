@@ -853,6 +853,26 @@ MUTANTS = (
         'told = tuple({**m, "caption": trigger}',
         "test_style.py::test_every_prompt_that_is_trained_on_has_the_trigger_and_keeps_its_caption",
     ),
+    Mutant(
+        "an odd row of padding lies on the other side",
+        "rewards/contrastive/prepare.py",
+        "-(-e // 2)",
+        "e // 2",
+        "test_rewards_prepare.py",
+    ),
+    Mutant(
+        "positions turn the other way",
+        "rewards/contrastive/crossing.py",
+        "torch.cat([-high, low], -1)",
+        "torch.cat([high, low], -1)",
+        "test_rewards_mps.py",
+    ),
+    Mutant(
+        "a tie is in order", "rewards/check.py", "self.better > self.worse", "self.better >= self.worse", "test_rewards_check.py"
+    ),
+    Mutant(
+        "16 bits by 256", "rewards/pictures.py", "astype(np.float64) / 257", "astype(np.float64) / 256", "test_rewards_pictures.py"
+    ),
     # what is said of methods
     Mutant(
         "a second update leaves the clip idle",
