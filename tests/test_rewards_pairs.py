@@ -216,7 +216,7 @@ def looked_up(table: Tensor, parts: Tensor | None = None) -> Any:
     return judge
 
 
-# @pytest.mark.evidence("arithmetic", "winrate")
+@pytest.mark.evidence("arithmetic", "winrate")
 @pytest.mark.parametrize("case", load("adv_pref_grpo_winrate").cases, ids=lambda case: case.id)
 def test_win_rates_are_pref_grpos(case: Case) -> None:
     images = filled(list(range(len(case["pref"]))))
@@ -276,7 +276,7 @@ def test_what_cannot_be_a_win_rate_is_refused() -> None:
         rewards.make("winrate:clipp")
 
 
-# @pytest.mark.evidence("real", "winrate")
+@pytest.mark.evidence("real", "winrate")
 def test_a_win_rate_by_name_orders_by_the_other_rewards_score() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (1, 5, 16, 16, 3), dtype=np.uint8)
     smooth = (noise * np.linspace(1, 0, 5)[None, :, None, None, None]).astype(np.uint8)

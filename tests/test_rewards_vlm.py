@@ -203,6 +203,7 @@ def test_endless_text_is_read_in_time(reader: str, unit: str) -> None:
 # probabilities
 
 
+@pytest.mark.evidence("arithmetic", "vlm")
 def test_yes_is_its_share_of_yes_and_no() -> None:
     fake = Fake(lambda levels, asked: {0: (0.3, 0.1), 1: (0.0, 0.02), 2: (0.5, 0.0), 3: (0.001, 0.001), 4: None}[int(levels[0])])
     told = Point(fake, template("vqascore"))(filled(0, 1, 2, 3, 4), ["a cat"] * 5, [{}] * 5)
@@ -211,6 +212,7 @@ def test_yes_is_its_share_of_yes_and_no() -> None:
     assert forms("yes") == ("yes", "Yes", "YES", " yes", " Yes", " YES") and forms("3") == ("3", " 3")
 
 
+@pytest.mark.evidence("arithmetic", "vlm")
 def test_the_expected_digit_is_the_mean_under_its_probabilities() -> None:
     fake = Fake(lambda levels, asked: (0.0, 0.1, 0.2, 0.4, 0.1))
     (value,) = Point(fake, template("qwen-aesthetics"))(filled(0), ["a cat"], [{}]).values
