@@ -40,6 +40,14 @@ class Clip:
             picture = batched(lambda cut: self._pictures(frames[cut]), len(frames), self.network.batch)
             return self._cosine(picture, prompts).cpu()
 
+    @torch.no_grad()
+    def features(self, images: np.ndarray, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Unit features of images, of a video the mean over its frames, and of their prompts: float32 [N, D] each, on the CPU."""
+        frames = images.reshape(-1, *images.shape[-3:])
+        with self.network.ready():
+            picture = batched(lambda cut: self._pictures(frames[cut]), len(frames), self.network.batch)
+            return picture.unflatten(0, (len(prompts), -1)).mean(1).cpu(), self._distinct(prompts).cpu()
+
     def with_graph(self, images: Tensor, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> Tensor:
         """Cosines [N] of float images [N, (T,) H, W, 3] in [0, 1], differentiable in them, on the images' device.
 
@@ -52,13 +60,15 @@ class Clip:
 
     def _cosine(self, picture: Tensor, prompts: Sequence[str]) -> Tensor:
         """Mean over the frames [N * T, D] of each prompt's image."""
-        # the images of a group share their prompt, which is encoded once
+        return torch.einsum("nfd,nd->nf", picture.unflatten(0, (len(prompts), -1)), self._distinct(prompts)).mean(1)
+
+    def _distinct(self, prompts: Sequence[str]) -> Tensor:
+        """Features of the prompts [N, D]; the images of a group share theirs, which is encoded once."""
         row = {prompt: index for index, prompt in enumerate(dict.fromkeys(prompts))}
         distinct = list(row)
         with torch.no_grad():
             text = batched(lambda cut: self._texts(distinct[cut]), len(distinct), self.network.batch)
-        text = text[torch.tensor([row[prompt] for prompt in prompts], device=text.device)]
-        return torch.einsum("nfd,nd->nf", picture.unflatten(0, (len(prompts), -1)), text).mean(1)
+        return text[torch.tensor([row[prompt] for prompt in prompts], device=text.device)]
 
     def _pictures(self, frames: np.ndarray) -> Tensor:
         return self._unit("encode_image", torch.stack([self.preprocess(Image.fromarray(frame)) for frame in frames]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .row import Row
 from .rules import ROWS as RULES
+from .votes import ROWS as VOTES
 
 HERE = __name__.rpartition(".")[0]
 
@@ -28,5 +29,5 @@ EMBEDDED: dict[str, Row] = {
     ),
 }
 
-SECTIONS: dict[str, dict[str, Row]] = {"Embedded": EMBEDDED, "Rules": RULES}
+SECTIONS: dict[str, dict[str, Row]] = {"Embedded": EMBEDDED, "Rules": RULES, "Votes": VOTES}
 TABLE: dict[str, Row] = {name: row for rows in SECTIONS.values() for name, row in rows.items()}

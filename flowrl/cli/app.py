@@ -12,7 +12,7 @@ import typer
 
 import flowrl
 
-from . import methods, plan, report, sample, score, train
+from . import methods, plan, report, sample, score, train, vote
 
 # Errors whose text is written for users, as is that of every exception flowrl defines; the rest are faults and keep a traceback.
 SPOKEN = (ValueError, OSError, ModuleNotFoundError, FloatingPointError)
@@ -26,7 +26,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _command in (train.train, sample.sample, score.score, methods.methods, plan.plan, report.report):
+for _command in (train.train, sample.sample, score.score, methods.methods, plan.plan, report.report, vote.vote):
     app.command()(_command)
 
 
