@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any
 
 from flowrl.rewards.votes.book import Undo, Vote, standing
@@ -44,6 +45,7 @@ class Desk:
         left = [question for question in self.questions if question.asked not in answered]
         # what nobody answered yet comes first, so several people share the work
         left.sort(key=lambda question: (question.asked != first, times[question.asked]))
+        # this order is a function of seed and voter, which is how an answer's ranks are read later
         shown = [self._page(question.turned(self.seed, voter)) for question in left[:2]]
         return {
             "title": self.title,
@@ -63,9 +65,9 @@ class Desk:
         """
         if any(isinstance(entry, Vote) and entry.id == id for entry in self.book.held):
             return self.state(voter)
-        turned = next((q for q in (q.turned(self.seed, voter) for q in self.questions) if q.key == question), None)
-        if turned is None:
+        if question not in self._by_key:
             raise Refused(404, "this question is not asked here; load the page again")
+        turned = self._by_key[question].turned(self.seed, voter)
         if ranks is not None and (len(ranks) != len(turned.images) or not all(0 <= rank < len(ranks) for rank in ranks)):
             raise Refused(422, f"ranks are {ranks} for {len(turned.images)} images; give each one of 0, 1, ..., 0 for the best")
         if any(vote.voter == voter and vote.question == turned.asked for vote in standing(self.book.held)):
@@ -90,8 +92,16 @@ class Desk:
 
     def file(self, content: str) -> str | None:
         """The file of an image that is asked about, relative to the book's folder."""
-        return next((i.file for q in self.questions for i in q.images if i.content == content), None)
+        return self._files.get(content)
+
+    @cached_property
+    def _by_key(self) -> dict[str, Question]:
+        return {question.key(self.seed): question for question in self.questions}
+
+    @cached_property
+    def _files(self) -> dict[str, str]:
+        return {image.content: image.file for question in self.questions for image in question.images}
 
     def _page(self, question: Question) -> dict[str, Any]:
         """Nothing in it tells which image is from before and which from after."""
-        return {"key": question.key, "prompt": question.prompt, "images": [image.content for image in question.images]}
+        return {"key": question.key(self.seed), "prompt": question.prompt, "images": [image.content for image in question.images]}

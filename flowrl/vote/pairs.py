@@ -40,10 +40,9 @@ class Question:
         """With its images from left to right as this voter sees them: a keyed hash decides, so no side is favoured."""
         return Question(self.prompt, tuple(sorted(self.images, key=lambda i: _draw(seed, voter, self.prompt, i.content))))
 
-    @property
-    def key(self) -> str:
-        """32 hex digits for the question in this order."""
-        return _draw(0, self.prompt, *(image.content for image in self.images))
+    def key(self, seed: int) -> str:
+        """32 hex digits for what is asked under a seed."""
+        return _draw(seed, self.prompt, *sorted(image.content for image in self.images))
 
 
 def pictures(folder: Path, prompt: str | None = None) -> list[Picture]:
@@ -103,7 +102,7 @@ def among(found: Iterable[Picture], size: int, limit: int | None = None) -> list
 
 
 def dealt(asked: Iterable[Sequence[Question]], seed: int) -> list[Question]:
-    """All questions in the order they are asked: one of every prompt, then a second of every prompt, prompts shuffled by the seed."""
+    """All questions as they are asked: one of every prompt, then a second of every prompt; the seed shuffles the prompts."""
     shuffled = sorted(asked, key=lambda questions: _draw(seed, questions[0].prompt) if questions else "")
     return [question for turn in zip_longest(*shuffled) for question in turn if question is not None]
 
@@ -115,17 +114,17 @@ def _rounds(prompt: str, images: list[Shown], size: int, limit: int) -> list[Que
     lot = {image.content: _draw(0, prompt, image.content) for image in images}
     found: list[Question] = []
     while unmet and len(found) < limit:
-        waiting = {content for two in unmet for content in two}
+        waiting = {one for two in unmet for one in two}
         group = [min(waiting, key=lambda c: (seen[c], lot[c]))]
         while len(group) < min(size, len(images)):
-            rest = [content for content in seen if content not in group]
+            rest = [one for one in seen if one not in group]
             met = {c: sum(together[frozenset((c, other))] for other in group) for c in rest}
             group.append(min(rest, key=lambda c: (met[c], seen[c], lot[c])))
         for two in map(frozenset, combinations(group, 2)):
             together[two] += 1
             unmet.discard(two)
-        for content in group:
-            seen[content] += 1
+        for one in group:
+            seen[one] += 1
         found.append(Question(prompt, tuple(image for image in images if image.content in group)))
     return found
 

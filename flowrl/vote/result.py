@@ -13,7 +13,7 @@ from flowrl.rewards.votes.head import wilson
 
 
 def summary(votes: Sequence[Vote]) -> dict[str, Any]:
-    """{"votes", "ties", "unsaid", "minutes", "left": {"rate", "low", "high", "n"} | None, "after": {... , "captions"} | None}.
+    """{"votes", "ties", "unsaid", "seconds", "left": {"rate", "low", "high", "n"} | None, "after": the same | None}.
 
     after: the share of comparisons of an image before with one after that the latter won, ties as half; averaged within a caption
     first, then over n captions, since votes on one caption are not independent; Wilson's 95 % interval of n, which for means inside
@@ -38,8 +38,8 @@ def summary(votes: Sequence[Vote]) -> dict[str, Any]:
     }
 
 
-def sentences(found: dict[str, Any], same: int = 0) -> list[str]:
-    """The summary as a person reads it. same: pairs that were the same to the pixel and not asked."""
+def sentences(found: dict[str, Any]) -> list[str]:
+    """The summary as a person reads it."""
     said = [f"{found['votes']} votes: {found['ties']} about the same, {found['unsaid']} could not say"]
     if found["seconds"] is not None:
         said[0] += f"; {found['seconds']:.1f} seconds each (median)"
@@ -51,8 +51,6 @@ def sentences(found: dict[str, Any], same: int = 0) -> list[str]:
             f"after beat before in {after['rate']:.0%} (95 % interval {after['low']:.0%} to {after['high']:.0%}, "
             f"{after['n']} {plural}, ties as half){where}"
         )
-    if same:
-        said.append(f"{same} pairs are the same to the pixel before and after and were not asked; they are in no figure")
     if left:
         odd = "" if left["low"] <= 0.5 <= left["high"] else ": the voter favours a side, be careful with these votes"
         said.append(f"the left image won {left['rate']:.0%} (95 % interval {left['low']:.0%} to {left['high']:.0%}){odd}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import secrets
 import socket
 from pathlib import Path
@@ -12,6 +14,7 @@ from flowrl.vote.desk import Desk
 from flowrl.vote.pairs import Question
 
 PORT = 8642
+TOKEN = "FLOWRL_VOTE_TOKEN"
 
 
 def serve(folder: Path, questions: list[Question], host: str, port: int | None, seed: int, voter: str) -> Desk:
@@ -24,11 +27,11 @@ def serve(folder: Path, questions: list[Question], host: str, port: int | None, 
     from flowrl.vote.server import application
 
     desk = Desk(folder.resolve().name, opened(folder / NAME), tuple(questions), seed)
-    token = None if host in ("127.0.0.1", "localhost", "::1") else secrets.token_urlsafe(16)
+    token = None if host in ("127.0.0.1", "localhost", "::1") else _token()
     with _bound(host, port) as bound:
         print(f"vote at  {address(bound, token, voter)}", flush=True)
         if token:
-            print("anyone with this address can vote, nobody without it; it changes with every start", flush=True)
+            print(f"whoever has this address can vote, nobody else; {TOKEN} keeps it the same at the next start", flush=True)
         print(f"votes go to {desk.book.path}; stop with ctrl-c and go on whenever you like", flush=True)
         # no log of requests: their addresses hold the token
         config = uvicorn.Config(application(desk, token), log_level="warning", access_log=False, timeout_graceful_shutdown=2)
@@ -46,6 +49,13 @@ def address(bound: socket.socket, token: str | None, voter: str) -> str:
     asked = [f"token={token}"] if token else []
     asked += [f"voter={voter}"] if voter != "me" else []
     return f"http://{f'[{host}]' if ':' in host else host}:{port}/" + (f"?{'&'.join(asked)}" if asked else "")
+
+
+def _token() -> str:
+    given = os.environ.get(TOKEN)
+    if given is not None and not re.fullmatch(r"[A-Za-z0-9_-]{16,128}", given):
+        raise ValueError(f"the environment's {TOKEN} is no good token; give 16 to 128 letters, digits, dashes or underscores")
+    return given or secrets.token_urlsafe(16)
 
 
 def _bound(host: str, port: int | None) -> socket.socket:

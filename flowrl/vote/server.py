@@ -6,9 +6,9 @@ import base64
 import hashlib
 import hmac
 import json
+import re
 from collections.abc import Awaitable, Callable
 from importlib.resources import files
-from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, FastAPI, Request
@@ -21,7 +21,8 @@ LIMIT = 16_384
 """Bytes a request's body may have."""
 COOKIE = "flowrl_vote"
 LOCAL = ("127.0.0.1", "localhost", "[::1]")
-Voter = Annotated[str, Field(pattern=r"^[\w.-]{1,40}$")]
+VOTER = r"^[A-Za-z0-9_.-]{1,40}$"
+Voter = Annotated[str, Field(pattern=VOTER)]
 Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{8,64}$")]
 
 
@@ -81,10 +82,11 @@ def _pages(token: str | None) -> APIRouter:
     @router.get("/")
     async def root(request: Request) -> Response:
         if "token" in request.query_params:
-            rest = "&".join(f"voter={v}" for v in request.query_params.getlist("voter")[:1] if v.isalnum())
-            response = RedirectResponse(f"/?{rest}" if rest else "/", 303)
+            voter = request.query_params.get("voter", "")
+            response = RedirectResponse(f"/?voter={voter}" if re.fullmatch(VOTER, voter) else "/", 303)
             if token is not None:
-                response.set_cookie(COOKIE, token, httponly=True, samesite="strict", max_age=30 * 86400)
+                # lax: a strict one is not sent after the redirect when the address was opened from a message
+                response.set_cookie(COOKIE, token, httponly=True, samesite="lax", max_age=30 * 86400)
             return response
         return HTMLResponse(html, headers={"Content-Security-Policy": policy})
 

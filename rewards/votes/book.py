@@ -23,7 +23,7 @@ NAME = "votes.jsonl"
 
 @dataclass(frozen=True)
 class Shown:
-    """An image as it was voted on. file: relative to the book's folder;  content: see `content`;  side: "before", "after" or none."""
+    """An image voted on. file: relative to the book's folder;  content: see `content`;  side: "before", "after" or None."""
 
     file: str
     content: str
@@ -32,8 +32,10 @@ class Shown:
 
 @dataclass(frozen=True)
 class Vote:
-    """What a person said of images of one prompt. images: from left to right;  ranks: of each, 0 is best, equal is a tie; None: they
-    could not say.  seconds: from showing to choosing.
+    """What a person said of images of one prompt.
+
+    images: from left to right;  ranks: of each, 0 is best, equal is a tie, None: they could not say;  seconds: from showing to
+    choosing.
 
     Raises: ValueError for fewer than two images, an image twice, or ranks that do not fit them.
     """

@@ -19,8 +19,11 @@ FOLDS = 5
 
 @dataclass(frozen=True)
 class Pairs:
-    """Comparisons of two images of one prompt.  gap: features of the first minus the second, float64 [M, D];  share: 1 where the first
-    was preferred, 0 where the second, 0.5 a tie [M];  prompt: of each [M];  plain: gap in cosine, first minus second [M]."""
+    """Comparisons of two images of one prompt.
+
+    gap: features of the first minus the second, float64 [M, D];  share: 1 where the first was preferred, 0 where the second, 0.5 for
+    a tie [M];  prompt: of each [M];  plain: gap in cosine, first minus second [M].
+    """
 
     gap: Float
     share: Float
@@ -47,8 +50,11 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class Learned:
-    """A head and what it is worth.  weight: float64 [D], score = weight . features;  heldout: on prompts it was not fitted on, NaN with
-    one prompt;  plain: of the cosine itself on the same comparisons."""
+    """A head and what it is worth.
+
+    weight: float64 [D], score = weight . features;  heldout: on prompts it was not fitted on, of n = 0 with one prompt;  plain: of
+    the cosine itself on the same comparisons.
+    """
 
     weight: Float
     heldout: Accuracy

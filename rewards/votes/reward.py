@@ -67,8 +67,8 @@ def known(variant: str | None = None) -> Known:
 def learned(variant: str | None = None, place: Place | None = None) -> Preference:
     """What people prefer, learned from votes: a Bradley-Terry head on frozen CLIP features of image and prompt, see `head.fit`.
 
-    How well it does on prompts it was not fitted on is logged, and warned of where it may be chance. Differences within a prompt are
-    log odds of being preferred; the zero means nothing.
+    How well it does on prompts it was not fitted on is logged, and warned of where it may be chance. Differences within a prompt
+    are log odds of being preferred; the zero means nothing.
 
     variant: a book of votes or the folder that holds votes.jsonl; with "@MODEL" behind it, features of another CLIP, named as in
     `flowrl.rewards.clip`. The images must lie where they were voted on.

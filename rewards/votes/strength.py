@@ -17,9 +17,9 @@ PRIOR = 3.0
 def strengths(wins: Mapping[tuple[Item, Item], float], prior: float = PRIOR) -> dict[Item, float]:
     """Log-odds strength s of every image compared: P(a beats b) = 1 / (1 + exp(s_b - s_a)).
 
-    Maximises sum_ab wins(a, b) log P(a beats b) - sum_a s_a^2 / 2 prior^2, which is strictly concave: one answer, whatever the order
-    of votes, also where an image won every time. Images that no chain of comparisons connects are fitted apart, each such part
-    has mean 0, so strengths of different parts cannot be compared.
+    Maximises sum_ab wins(a, b) log P(a beats b) - sum_a s_a^2 / 2 prior^2, which is strictly concave: one answer, whatever the
+    order of votes, also where an image won every time. Images that no chain of comparisons connects are fitted apart, each such
+    part has mean 0, so strengths of different parts cannot be compared.
 
     wins: how often the first of a pair was preferred to the second, ties as half.
 
