@@ -77,12 +77,11 @@ function lay({ prompt, images }) {
   $("desk").dataset.mode = pair ? "pair" : "rank";
   $("what").textContent = pair ? "Which is better?" : `Choose in order, the best first (${images.length} images)`;
   $("prompt").textContent = prompt;
-  box.style.setProperty("--columns", images.length <= 3 ? images.length : Math.ceil(images.length / (innerWidth > innerHeight * 2.2 ? 1 : 2)));
   box.classList.remove("ready", "settled");
   const loading = [];
   box.replaceChildren(...images.map((content, i) => {
     const button = element("button"), img = element("img");
-    button.setAttribute("aria-label", pair ? `the ${["left", "right"][i]} image is better` : `image ${i + 1}`);
+    button.setAttribute("aria-label", pair ? `the ${["first", "second"][i]} image is better` : `image ${i + 1}`);
     img.alt = "";
     img.draggable = false;
     loading.push(new Promise((seen) => {
@@ -98,10 +97,27 @@ function lay({ prompt, images }) {
   const key = state.question.key;
   Promise.all(loading).then(() => {
     if (!state.question || state.question.key !== key) return;
+    arrange();
     box.classList.add("ready");
     since = performance.now();
     busy = false;
   });
+}
+
+// As many columns as make the images largest.
+function arrange() {
+  const box = $("images"), count = box.children.length, gap = 20;
+  const shapes = [...box.querySelectorAll("img")].map((img) => img.naturalWidth / img.naturalHeight || 1);
+  const shape = Math.max(0.2, ...shapes);
+  let best = 0, columns = count;
+  for (let n = count; n >= 1; n--) {
+    const rows = Math.ceil(count / n);
+    const width = (box.clientWidth - gap * (n - 1)) / n, height = (box.clientHeight - gap * (rows - 1)) / rows;
+    const size = Math.min(width, height * shape);
+    if (size > best * 1.02) [best, columns] = [size, n];
+  }
+  box.style.setProperty("--columns", columns);
+  box.classList.toggle("stacked", columns === 1);
 }
 
 const buttons = () => [...$("images").children];
@@ -188,6 +204,7 @@ function key(event) {
   event.preventDefault();
   if (event.type === "keydown" && !event.repeat) does[event.key]();
 }
+addEventListener("resize", arrange);
 addEventListener("keydown", key);
 addEventListener("keyup", key); // Firefox presses a focused button when the space bar is let go
 $("undo").onclick = undo;

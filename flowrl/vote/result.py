@@ -52,8 +52,11 @@ def sentences(found: dict[str, Any]) -> list[str]:
             f"{after['n']} {plural}, ties as half){where}"
         )
     if left:
-        odd = "" if left["low"] <= 0.5 <= left["high"] else ": the voter favours a side, be careful with these votes"
-        said.append(f"the left image won {left['rate']:.0%} (95 % interval {left['low']:.0%} to {left['high']:.0%}){odd}")
+        odd = "" if left["low"] <= 0.5 <= left["high"] else ": the voter favours a side; be careful with these votes"
+        said.append(
+            f"the image shown first (left or above) won {left['rate']:.0%} "
+            f"(95 % interval {left['low']:.0%} to {left['high']:.0%}){odd}"
+        )
     return said
 
 

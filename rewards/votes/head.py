@@ -21,8 +21,8 @@ FOLDS = 5
 class Pairs:
     """Comparisons of two images of one prompt.
 
-    gap: features of the first minus the second, float64 [M, D];  share: 1 where the first was preferred, 0 where the second, 0.5 for
-    a tie [M];  prompt: of each [M];  plain: gap in cosine, first minus second [M].
+    gap: features of the first minus the second, float64 [M, D];  share: 1 where the first was preferred, 0 where the second, 0.5
+    for a tie [M];  prompt: of each [M];  plain: gap in cosine, first minus second [M].
     """
 
     gap: Float
