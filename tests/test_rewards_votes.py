@@ -23,7 +23,7 @@ def plain(colour: tuple[int, int, int], seed: int) -> np.ndarray:
     """A disc of a colour somewhere on grey, as the embedded CLIP knows them."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:64, :64]
-    cx, cy, r = rng.uniform(20, 44, 2).tolist() + [rng.uniform(9, 14)]
+    cx, cy, r = rng.uniform((20, 20, 9), (44, 44, 14))
     out = np.full((64, 64, 3), int(rng.integers(225, 245)), dtype=np.uint8)
     out[np.hypot(x - cx, y - cy) < r] = colour
     return out

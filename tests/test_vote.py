@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import signal
 import subprocess
@@ -256,15 +255,19 @@ def test_malformed_requests_get_a_sentence_and_leave_no_trace(tmp_path: Path) ->
             status, told = server.post("api/vote", body)
             assert status == expected and told["error"], (bad, status, told)
         kind = {"Content-Type": "application/json"}
+        deep, long = b"[" * 15_000, b" " * 20_000
         url = server.url + "api/vote"
-        raw = [(b"", kind, 400), (b"{", kind, 400), (b"\xff\xfe", kind, 400), (b"[" * 15_000, kind, 400), (b" " * 20_000, kind, 413),
+        raw = [(b"", kind, 400), (b"{", kind, 400), (b"\xff\xfe", kind, 400), (deep, kind, 400), (long, kind, 413),
                (json.dumps(good).encode(), {"Content-Type": "text/plain"}, 415),
                (json.dumps(good).replace("1.0", "NaN").encode(), kind, 422)]  # fmt: skip
         for body, headers, expected in raw:
             assert request(url, body, headers)[0] == expected, body[:20]
-        for path, expected in [("api/state", 422), ("api/state?voter=a%0ab", 422), ("api/state?voter=me&x=1", 422), ("nothing", 404),
-                               ("api/image/../../run.yaml", 404), ("api/image/..%2F..%2Frun.yaml", 404), ("api/vote", 405),
-                               ("api/image/" + "0" * 32, 404), ("openapi.json", 404)]:  # fmt: skip
+        wrong = {
+            422: ("api/state", "api/state?voter=a%0ab", "api/state?voter=me&x=1"),
+            404: ("nothing", "api/image/../../run.yaml", "api/image/..%2F..%2Frun.yaml", "api/image/" + "0" * 32, "openapi.json"),
+            405: ("api/vote",),
+        }
+        for expected, path in ((status, path) for status, paths in wrong.items() for path in paths):
             assert server.get(path)[0] == expected, path
         # a page elsewhere that points its own name at this machine
         assert server.get("api/state?voter=me", {"Host": "evil.example"})[0] == 403
@@ -311,9 +314,9 @@ def test_ctrl_c_ends_it_and_says_how_to_go_on(tmp_path: Path) -> None:
 def test_bad_options_are_sentences(tmp_path: Path) -> None:
     from typer.testing import CliRunner
 
-    for options, message in [(["--rank", "1"], "--rank is 1"), (["--limit", "0"], "--limit is 0"), (["--voter", "a b"], "--voter is"),
-                             (["--result"], "there is no book of votes")]:  # fmt: skip
-        result = CliRunner().invoke(app, ["vote", str(tmp_path), *options])
+    bad = {"--rank 1": "--rank is 1", "--limit 0": "--limit is 0", "--voter a/b": "--voter is", "--result": "no book of votes"}
+    for options, message in bad.items():
+        result = CliRunner().invoke(app, ["vote", str(tmp_path), *options.split()])
         assert message in str(result.exception)
 
 
@@ -323,4 +326,3 @@ def test_pixels_alone_make_an_image_known(tmp_path: Path) -> None:
     Image.fromarray(pixels).save(tmp_path / "b.png", compress_level=9)
     assert len({content(np.asarray(Image.open(tmp_path / n))) for n in ("a.png", "b.png")} | {content(pixels)}) == 1
     assert content(pixels) != content(pixels.transpose(1, 0, 2).copy()) and content(pixels[:12]) != content(pixels[12:])
-    assert not math.isnan(len(content(pixels))) and len(content(pixels)) == 32
