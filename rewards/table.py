@@ -11,6 +11,7 @@ from .remote import ROWS as REMOTE
 from .row import Row
 from .rules import ROWS as RULES
 from .vlm import ROWS as VLM
+from .votes import ROWS as VOTES
 
 HERE = __name__.rpartition(".")[0]
 
@@ -43,6 +44,7 @@ SECTIONS: dict[str, dict[str, Row]] = {
     "Larger networks": NETWORKS,
     "Judges that read": VLM,
     "Comparisons": PAIRS,
+    "Votes": VOTES,
     "Adversarial": ADVERSARIAL,
     "Elsewhere": REMOTE,
 }

@@ -26,7 +26,7 @@ from flowrl.methods.claims import NUMBERS
 from flowrl.recipe import Recipe, RewardSpec
 from flowrl.settings import dump, load
 
-COMMANDS = ("train", "sample", "score", "serve", "methods", "rewards", "plan", "report")
+COMMANDS = ("train", "sample", "score", "serve", "methods", "rewards", "plan", "report", "vote")
 
 
 @pytest.fixture(autouse=True)

@@ -38,6 +38,7 @@ LAYERS: dict[str, set[str]] = {
     "loop": {"methods", "objectives", "advantage", "types", "samplers", "kernels", "base", "recipe", "evaluate"},
     "drawing": {"samplers"},
     "report": {"loop"},
+    "vote": {"loop", "evaluate", "base", "rewards"},
     "export": {"loop", "models"},
     "inference": {"samplers", "base", "models"},
     "choice": {"inference", "samplers", "base", "models", "recipe", "export"},

@@ -31,6 +31,12 @@ class Agreement:
         with self.encoder.network.ready():
             return self._scores(self.encoder.pictures(frames_of(images)), prompts).cpu()
 
+    def features(self, images: np.ndarray, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Unit features of images, of a video the mean over its frames, and of their prompts: float32 [N, D] each, on the CPU."""
+        with self.encoder.network.ready():
+            seen = self.encoder.pictures(frames_of(images)).unflatten(0, (len(prompts), -1)).mean(1)
+            return seen.cpu(), self.encoder.texts([self.prefix + prompt for prompt in prompts]).cpu()
+
     def with_graph(self, images: Tensor, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> Tensor:
         """Scores [N] of float images [N, (T,) H, W, 3] in [0, 1], differentiable in them, on the images' device.
 
