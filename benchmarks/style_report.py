@@ -85,7 +85,8 @@ def _verdict(final: Final) -> list[str]:
             style, strict, soft = (mean(runs, n) - mean(other, n) for n in ("style", "strict", "soft"))
             what = "reaches" if style >= 0 and strict >= -ALLOWED else "**does not reach**"
             out.append(
-                f"* {ARMS[name][1]} at {rate:g} {what} fine-tuning at {of:g}: style {style:+.3f}, strict {strict:+.3f}, soft {soft:+.3f}."
+                f"* {ARMS[name][1]} at {rate:g} {what} fine-tuning at {of:g}: style {style:+.3f}, strict {strict:+.3f}, soft "
+                f"{soft:+.3f}."
             )
     asked = f"Asked was a style at least equal to plain fine-tuning's, with strict at least its own - {ALLOWED}:"
     return [asked, "", *out] if out else ["There is nothing to compare with fine-tuning."]
@@ -102,8 +103,8 @@ def _how() -> list[str]:
         "between plain and styled (`style_world.py`); every arm draws with it, and the flow model has never seen the style. In 300",
         "steps the decoder learnt paper and outlines well and the hatching faintly. The judge sees the paper first. A reward can",
         "only choose among what is drawn, and the flow model draws nothing of the style by itself: from there no reward gets",
-        "far. The trigger is a word the tokenizer does not know, and any word in front, known or not, costs the untrained tiny model",
-        "most of its alignment: its captions all stand at the same places.",
+        "far. The trigger is a word the tokenizer does not know; any word in front, known or not, costs the untrained tiny model",
+        "most of its alignment: with one word more its captions stand where it never saw them.",
     ]
 
 
