@@ -109,7 +109,7 @@ def main() -> None:
         change = r["after"]["score"] - before["score"]
         print(
             f"{kind:12s} {before['score']:.3f} -> {r['after']['score']:.3f}   change {change:+.3f}   "
-            f"second judge {r['judge']['gain']:+.3f}   minutes {r['minutes']:.1f}"
+            f"second judge {r['judges'][0]['gain']:+.3f}   minutes {r['minutes']:.1f}"
         )
     (args.out / f"controls-{args.seed}.json").write_text(json.dumps(rows, indent=1))
 

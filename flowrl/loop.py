@@ -16,7 +16,7 @@ from flowrl.data import Prompts
 from flowrl.dist import World
 from flowrl.recipe import OptimSpec, Recipe
 from flowrl.replay import RatioError, Work, anchored, form
-from flowrl.rewards import total
+from flowrl.rewards import Rule, total
 from flowrl.rewards.base import Reward, Scores, State
 from flowrl.samplers import Plan
 from flowrl.samplers.noise import Source
@@ -36,7 +36,7 @@ M = TypeVar("M")
 class Parts(Generic[M]):
     """What a run is made of. method: of this loop or of another (`flowrl.direct`);  rewards: name -> (reward, factor);
     selection: of prompts, and of how many images each gets;  resized: the method at another group size, for a selection that gives
-    prompts groups of their own;  features: of images, for advantages that want them."""
+    prompts groups of their own;  features: of images, for advantages that want them;  rules: thresholds and gates of rewards."""
 
     recipe: Recipe
     policy: Policy
@@ -47,6 +47,7 @@ class Parts(Generic[M]):
     selection: Selection = field(default_factory=uniform)
     resized: Callable[[int], M] | None = None
     features: Features | None = None
+    rules: Mapping[str, Rule] = field(default_factory=dict[str, Rule])
 
     def sized(self, group: int) -> M:
         """Raises: ValueError where the method is known at the recipe's group size only."""
@@ -230,6 +231,7 @@ def _collect(
                 method.solver,
                 parts.features if method.features else None,
                 session.books.get("metrics"),
+                parts.rules,
             )
         return Work(got, None, blocks)
 
@@ -242,7 +244,12 @@ def _collect(
             with session.weights.using(method.sample_from):
                 got = replace(got, rollout=anchored(policy, got.rollout, q, got.cond, noise))
         work = replace(work, got=got, queries=q)
-    row = {**summary(got.outcome.scores, factors), **got.lessons.metrics, **{f"seconds/{k}": v for k, v in got.seconds.items()}}
+    row = {
+        **summary(got.outcome.scores, factors, got.scores),
+        **got.looks,
+        **got.lessons.metrics,
+        **{f"seconds/{k}": v for k, v in got.seconds.items()},
+    }
     return work, row, earned(got.outcome, credit)
 
 
@@ -280,8 +287,11 @@ def _named(policy: Policy, work: Work, noise: Source, witness: Witness | None) -
     return difference(witness.trace, replay)
 
 
-def summary(scores: Mapping[str, Scores], factors: Mapping[str, float]) -> dict[str, float]:
-    """Mean, spread and best of the weighted sum and the mean of each reward, over what could be scored."""
+def summary(
+    scores: Mapping[str, Scores], factors: Mapping[str, float], raw: Mapping[str, Scores] | None = None
+) -> dict[str, float]:
+    """Mean, spread and best of the weighted sum, and the mean of each reward with its parts as it was given (raw), over what could
+    be scored."""
     whole = total(scores, factors)
     good = whole.values[whole.valid].double()
     spread = torch.where(whole.valid, whole.values, torch.nan).double()
@@ -294,7 +304,7 @@ def summary(scores: Mapping[str, Scores], factors: Mapping[str, float]) -> dict[
         "reward/zero_variance": float(flat),
         "reward/invalid": float((~whole.valid).double().mean()),
     }
-    for name, s in scores.items():
+    for name, s in (raw or scores).items():
         row[f"reward/{name}"] = float(s.values[s.valid].double().mean())
         row |= {f"reward/{name}/{part}": float(v[s.valid].double().nanmean()) for part, v in s.parts.items()}
     return row

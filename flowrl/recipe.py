@@ -47,11 +47,15 @@ class PolicySpec:
 
 @dataclass(frozen=True, config=STRICT)
 class RewardSpec:
-    """name: "clip", "shapes:soft", "module:name" or "file.py:function". Where its network goes, if it has one: device (None: the
-    run's), dtype and batch (None: the reward's own choice), offload (on the CPU between calls)."""
+    """name: "clip", "shapes:soft", "module:name" or "file.py:function".
+    threshold: it counts as 1 above, else 0.  gate: rewards listed after it count only where its score is at least so much.
+    Where its network goes, if it has one: device (None: the run's), dtype and batch (None: the reward's own choice), offload (on
+    the CPU between calls)."""
 
     name: str
     weight: float = 1.0
+    threshold: float | None = None
+    gate: float | None = None
     device: str | None = None
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     batch: int | None = Field(default=None, ge=1)
@@ -130,6 +134,19 @@ class EvalSpec:
 
 
 @dataclass(frozen=True, config=STRICT)
+class GuardSpec:
+    """Against reward hacking, looked at with every quick evaluation. act: warn, stop (end the run at its best checkpoint) or off.
+    patience: evaluations in a row that must look bad.  fall: a judge that is not trained may fall below its best by so many
+    standard errors while the trained reward rises.  change: saturation, edges, colour entropy, diversity and latent norm may change
+    by this share of what they were (None: whatever they do)."""
+
+    act: Literal["off", "warn", "stop"] = "warn"
+    patience: int = Field(default=2, ge=1)
+    fall: float = Field(default=2.0, gt=0)
+    change: float | None = Field(default=0.5, gt=0)
+
+
+@dataclass(frozen=True, config=STRICT)
 class RunSpec:
     """folder None: runs/<name>-<time>. minutes: stop after so long (None: only `iterations` counts). anchor "replay" recomputes
     the old predictions on the training slices where exact replay cannot be had."""
@@ -154,4 +171,5 @@ class Recipe:
     optim: OptimSpec = Field(default_factory=OptimSpec)
     sizes: SizesSpec = Field(default_factory=SizesSpec)
     evaluate: EvalSpec = Field(default_factory=EvalSpec)
+    guard: GuardSpec = Field(default_factory=GuardSpec)
     run: RunSpec = Field(default_factory=RunSpec)

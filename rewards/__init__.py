@@ -6,9 +6,9 @@ Functions that see more or say more: `groupwise`, `referenced`, `differentiable`
 The names are the rows of `TABLE`.
 """
 
-from .base import ComparingReward, DifferentiableReward, Reward, Samples, Scores, State, TrainableReward
+from .base import Compares, DifferentiableReward, Reward, Samples, Scores, State, TrainableReward
 from .cache import cached
-from .combine import total
+from .combine import Rule, ruled, total
 from .forms import Detailed, groupwise, referenced
 from .lift import RewardError, differentiable
 from .names import make, parse
@@ -17,12 +17,13 @@ from .table import TABLE
 
 __all__ = [
     "TABLE",
-    "ComparingReward",
+    "Compares",
     "Detailed",
     "DifferentiableReward",
     "Place",
     "Reward",
     "RewardError",
+    "Rule",
     "Samples",
     "Scores",
     "State",
@@ -33,5 +34,6 @@ __all__ = [
     "make",
     "parse",
     "referenced",
+    "ruled",
     "total",
 ]

@@ -85,11 +85,19 @@ class Reward(Protocol):
 
 
 @runtime_checkable
-class ComparingReward(Reward, Protocol):
-    """A reward that may have to see all rivals of an image to score it."""
+class Compares(Protocol):
+    """A reward, or its function, that says whether it may have to see all rivals of an image to score it."""
 
     @property
     def compares(self) -> bool: ...
+
+
+@runtime_checkable
+class Waits(Protocol):
+    """A reward, or its function, that says whether its scores are computed elsewhere while this process only waits for them."""
+
+    @property
+    def waits(self) -> bool: ...
 
 
 @runtime_checkable

@@ -1,11 +1,13 @@
-"""Several scores as one."""
+"""Several scores as one: sums, thresholds, gates, hierarchies."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from .base import Scores
 
@@ -37,3 +39,63 @@ def total(scores: Mapping[str, Scores], weights: Mapping[str, float]) -> Scores:
     parts = {name: score.values for name, score in scores.items()}
     parts |= {f"{name}/{part}": values for name, score in scores.items() for part, values in score.parts.items()}
     return Scores(value.float().masked_fill(~valid, math.nan), valid, parts)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a reward does beside being added up.
+
+    threshold: it counts as 1 where its score is above, else 0.
+    gate: the rewards after it in the list count only where its score (as it was given, before any threshold) is at least so much;
+    elsewhere they are 0.
+
+    Raises: ValueError for a number that is not finite.
+    """
+
+    threshold: float | None = None
+    gate: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in (("threshold", self.threshold), ("gate", self.gate)):
+            if value is not None and not math.isfinite(value):
+                raise ValueError(f"the {name} of a reward is {value}; give a finite number")
+
+
+def ruled(scores: Mapping[str, Scores], rules: Mapping[str, Rule]) -> dict[str, Scores]:
+    """What scores count for, in the order they are listed: r_k = [s_k, or 1[s_k > threshold_k]] * prod over j before k of
+    1[s_j >= gate_j].
+
+    A gate that could not be scored leaves what comes after it invalid: nobody knows whether it was open. Parts stay as they are.
+
+    Source: gates: gated reward accumulation (2508.10548);  thresholds: DanceGRPO (2505.07818).
+    Differs: a gated reward is 0, whatever the range of its scores; give rewards whose scores are above 0.
+    """
+    out: dict[str, Scores] = {}
+    open_, known = None, None
+    for name, score in scores.items():
+        rule = rules.get(name, Rule())
+        values, valid = score.values, score.valid
+        if rule.threshold is not None:
+            values = torch.where(valid, (values > rule.threshold).to(values.dtype), math.nan)
+        if open_ is not None and known is not None:
+            valid = valid & known
+            values = torch.where(valid, torch.where(open_, values, 0), math.nan)
+        out[name] = Scores(values, valid, score.parts)
+        if rule.gate is not None:
+            passed = score.valid & (score.values >= rule.gate)
+            open_ = passed if open_ is None else open_ & passed
+            known = score.valid if known is None else known & score.valid
+    return out
+
+
+def hierarchy(whole: Tensor, subjects: Tensor, relations: Tensor, weights: tuple[float, float, float] = (1.0, 1.0, 1.0)) -> Tensor:
+    """w_0 R_global + w_1 mean over subjects + w_2 mean over relations, [N].
+
+    whole [N]; subjects [N, S], relations [N, R] in [0, 1]: NaN where an image has fewer, 0 for a subject that was not found.
+    An image without subjects (or relations) loses that term; what could not be scored as a whole is NaN.
+
+    Source: HiCoGen, hierarchical reward: global (CLIP, HPSv2), subject (likeness and attributes of each crop), relation.
+    Differs: their code is not released; the weights of the three terms are ours to choose.
+    """
+    terms = (whole, subjects.nanmean(1).nan_to_num(0), relations.nanmean(1).nan_to_num(0))
+    return sum((w * term.double() for w, term in zip(weights, terms, strict=True)), torch.zeros_like(whole, dtype=torch.float64))

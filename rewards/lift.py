@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .base import NotAScore, Samples, Scores, State, WithGraph
+from .base import Compares, NotAScore, Samples, Scores, State, Waits, WithGraph
 from .forms import Call, Detailed, Form, Groupwise, detailed
 
 Function = Callable[[np.ndarray, list[str], list[dict[str, Any]]], Any]
@@ -39,7 +39,13 @@ class Lifted:
 
     @property
     def compares(self) -> bool:
-        return isinstance(self.function, Groupwise)
+        """Whether its function is groupwise, or says so of itself (`base.Compares`)."""
+        return isinstance(self.function, Groupwise) or (isinstance(self.function, Compares) and self.function.compares)
+
+    @property
+    def waits(self) -> bool:
+        """Whether its function says so of itself (`base.Waits`)."""
+        return isinstance(self.function, Waits) and self.function.waits
 
     def init(self) -> State:
         return {"scored": 0, "failed": 0}

@@ -13,6 +13,7 @@ from .forms import Form, Groupwise, Referenced
 from .lift import Differentiable, Lifted, LiftedWithGraph
 from .load import FILE, MODULE, load, present
 from .place import Place
+from .remote.address import open_only
 from .row import Row
 from .table import TABLE
 
@@ -23,8 +24,9 @@ def parse(text: str) -> tuple[str, float]:
     The weight is what follows the last "=", finite, negative to be minimised; 1 if there is none. With 0 the reward is scored and
     logged, and may guard the others (a gate), without being trained for.
 
-    Raises: ValueError for a bad weight or an unknown name; FileNotFoundError for a missing file.
+    Raises: ValueError for a bad weight, an unknown name or credentials in an address; FileNotFoundError for a missing file.
     """
+    open_only(text)
     name, equals, number = text.strip().rpartition("=")
     if not equals or ":" in number or "/" in number:  # an "=" inside a path or a variant
         name, number = text.strip(), "1"
@@ -41,22 +43,25 @@ def parse(text: str) -> tuple[str, float]:
 
 
 def make(spec: str | Callable[..., Any] | Reward, name: str | None = None, place: Place | str = "cpu") -> Reward:
-    """The reward a spec names, loaded and ready. Its `name` is the spec as written (a function's __name__), or `name`.
+    """The reward a spec names, loaded and ready. Its `name` is `name`; else what it calls itself (`geneval` names its detector),
+    the spec as written, or a function's __name__.
 
     spec: a name of TABLE with an optional ":variant"; "module:name" or "file.py:function"; a function
     f(images uint8 [N, (T,) H, W, 3], prompts, metadata) -> N floats, prompt-major; one marked by `differentiable`, `groupwise` or
     `referenced`; or a Reward.
     place: where rewards with a network of their own put it, and how they call it; a device alone will do.
 
-    Raises: ValueError for an unknown name, module or function; FileNotFoundError for a missing file; TypeError if not callable.
+    Raises: ValueError for an unknown name, module or function, or credentials in an address; FileNotFoundError for a missing file;
+    TypeError if not callable.
     """
     if not isinstance(spec, str):
         return _lift(spec, name or _called(spec))
+    open_only(spec)
     name = name or spec
     _check(spec)
     head, _, variant = spec.partition(":")
     if head not in TABLE:
-        return _lift(load(spec, "reward", f"{_nearest(spec.partition(':')[0])} "), name)
+        return _lift(load(spec, "reward", f"{_nearest(spec.partition(':')[0])} "), name or spec)
     row = TABLE[head]
     if variant and not row.variants:
         raise ValueError(f"reward {head!r} has no variants, but {spec!r} asks for {variant!r}; write {head!r}")
@@ -64,7 +69,7 @@ def make(spec: str | Callable[..., Any] | Reward, name: str | None = None, place
     if row.variants or row.placed:
         where = {"place": Place(place) if isinstance(place, str) else place} if row.placed else {}
         target = target(variant, **where) if variant else target(**where)
-    return _lift(target, name, row.pure)
+    return _lift(target, name or str(getattr(target, "name", spec)), row.pure)
 
 
 def _lift(value: Any, name: str, pure: bool = False) -> Reward:

@@ -1,27 +1,48 @@
-"""Pictures from files, as rewards see them."""
+"""Picture files as rewards see them."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 
 
-def read(path: Path) -> np.ndarray:
-    """A picture file as uint8 RGB [H, W, 3].
+def read(path: str | Path) -> np.ndarray:
+    """A picture file as uint8 [H, W, 3], upright (EXIF orientation), its first frame if it has several.
 
-    Turned as its EXIF orientation says; 16-bit grey scaled to 8 bits; transparency laid over white.
+    What is transparent lies over white. 16-bit grey is divided by 257; of 16-bit colour Pillow keeps the high byte, at most one
+    level away. Palettes, CMYK and the like are converted; colour profiles are ignored.
 
-    Raises: OSError, PIL.UnidentifiedImageError for what is no picture.
+    Raises: FileNotFoundError where there is no file; ValueError for a file that is no picture, or whose numbers have no white.
     """
-    from PIL import Image, ImageOps
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"there is no picture {path}")
+    try:
+        with Image.open(path) as image:
+            return np.asarray(_rgb(ImageOps.exif_transpose(image), path))
+    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path} cannot be read as a picture: {error}") from error
 
-    with Image.open(path) as opened:
-        image = ImageOps.exif_transpose(opened)
-        if image.mode.startswith("I;16") or image.mode == "I":
-            grey = np.asarray(image).astype(np.float64) / 257
-            return np.repeat(grey.round().clip(0, 255).astype(np.uint8)[..., None], 3, axis=2)
-        if image.has_transparency_data:
-            whole = image.convert("RGBA")
-            image = Image.alpha_composite(Image.new("RGBA", whole.size, (255, 255, 255, 255)), whole)
-        return np.asarray(image.convert("RGB"))
+
+def _rgb(image: Image.Image, path: str | Path) -> Image.Image:
+    if image.mode == "F" or (image.mode == "I" and not _within(image)):
+        raise ValueError(f"{path} has {image.mode!r} pixels, whose white is not known; save it with 8 or 16 bits")
+    if image.mode.startswith("I"):
+        return _grey(image).convert("RGB")
+    if image.has_transparency_data:
+        # Pillow premultiplies nothing here: straight alpha over white, rounded once
+        solid = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", solid.size, "white"), solid).convert("RGB")
+    return image.convert("RGB")
+
+
+def _within(image: Image.Image) -> bool:
+    low, high = image.getextrema()
+    return float(str(low)) >= 0 and float(str(high)) <= 65535
+
+
+def _grey(image: Image.Image) -> Image.Image:
+    return Image.fromarray(np.round(np.asarray(image).astype(np.float64) / 257).astype(np.uint8))

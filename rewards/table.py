@@ -1,10 +1,16 @@
-"""The names of rewards: a row each, by sections. Imports nothing."""
+"""The names of rewards: a row each, by sections. Imports nothing heavy."""
 
 from __future__ import annotations
 
 from .adversarial import ROWS as ADVERSARIAL
+from .contrastive import ROWS as CONTRASTIVE
+from .geneval import ROWS as GENEVAL
+from .networks import ROWS as NETWORKS
+from .pairs import ROWS as PAIRS
+from .remote import ROWS as REMOTE
 from .row import Row
 from .rules import ROWS as RULES
+from .vlm import ROWS as VLM
 
 HERE = __name__.rpartition(".")[0]
 
@@ -18,7 +24,7 @@ EMBEDDED: dict[str, Row] = {
         hacks="none known: strict asks for every shape, colour and place; soft pays for parts",
     ),
     "clip": Row(
-        f"{HERE}.clip:clip",
+        f"{HERE}.contrastive.clip:clip",
         "cosine of image and prompt under a CLIP model; default: the embedded tiny one",
         "MODEL/PRETRAINED, hf-hub:OWNER/NAME or local-dir:FOLDER",
         placed=True,
@@ -29,5 +35,15 @@ EMBEDDED: dict[str, Row] = {
     ),
 }
 
-SECTIONS: dict[str, dict[str, Row]] = {"Embedded": EMBEDDED, "Rules": RULES, "Adversarial": ADVERSARIAL}
+SECTIONS: dict[str, dict[str, Row]] = {
+    "Embedded": EMBEDDED,
+    "Rules": RULES,
+    "GenEval": GENEVAL,
+    "Image and text": CONTRASTIVE,
+    "Larger networks": NETWORKS,
+    "Judges that read": VLM,
+    "Comparisons": PAIRS,
+    "Adversarial": ADVERSARIAL,
+    "Elsewhere": REMOTE,
+}
 TABLE: dict[str, Row] = {name: row for rows in SECTIONS.values() for name, row in rows.items()}

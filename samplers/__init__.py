@@ -6,7 +6,7 @@ from .density import kl, log_prob
 from .laws import Law
 from .paths import Path
 from .plan import Plan
-from .rollout import Rollout, rollout, units
+from .rollout import Rollout, progress, rollout, units
 from .walk import Slice, joined
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "noise",
     "own_share",
     "paths",
+    "progress",
     "rollout",
     "schedules",
     "solvers",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -47,7 +47,6 @@ def units(plan: Plan, prompts: int) -> Tensor:
     return torch.stack([p, plan.roots.repeat(prompts)], 1)
 
 
-@torch.no_grad()
 def rollout(
     plan: Plan,
     predict: Predict,
@@ -79,6 +78,49 @@ def rollout(
 
     Raises: ValueError for no prompts, or rows per call below 1.
     """
+    *_, whole = progress(
+        plan,
+        predict,
+        prompts,
+        shape,
+        noise,
+        solver,
+        path,
+        blocks=blocks,
+        slice=slice,
+        batch=batch,
+        lane=lane,
+        dtype=dtype,
+        device=device,
+        storage=storage,
+    )
+    return whole
+
+
+@torch.no_grad()
+def progress(
+    plan: Plan,
+    predict: Predict,
+    prompts: int | Tensor,
+    shape: Sequence[int],
+    noise: Noise,
+    solver: Solver = solvers.euler,
+    path: Path = paths.flow,
+    *,
+    blocks: Sequence[Tensor] | None = None,
+    slice: int | None = None,
+    batch: int | None = None,
+    lane: Callable[[float], int] = lambda sigma: 0,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+    storage: str | torch.device | None = None,
+) -> Iterator[Rollout]:
+    """A rollout under way: the same record before the first block and after each one, holding what was walked so far.
+
+    The last is what `rollout` returns, of the same arguments; a prompt's record is complete after the last block it is part of.
+
+    Raises: ValueError as `rollout` does, when the first is asked for.
+    """
     slots = torch.arange(prompts) if isinstance(prompts, int) else prompts
     if len(slots) == 0:
         raise ValueError("a rollout of 0 prompts; give at least 1")
@@ -89,7 +131,9 @@ def rollout(
     walk = Walk(
         plan, predict, noise, solver, path, slots.tolist(), tuple(shape), slice, batch, lane, dtype, device, storage or device
     )
+    record = walk.record
+    whole = Rollout(plan, path, slots, record.x, record.u, record.log_prob, record.owned, walk.slices, walked, slice)
+    yield whole
     for index, block in enumerate(walked):
         walk.block(index, [(p, root) for p, root in block.tolist()])
-    record = walk.record
-    return Rollout(plan, path, slots, record.x, record.u, record.log_prob, record.owned, walk.slices, walked, slice)
+        yield whole

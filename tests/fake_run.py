@@ -103,7 +103,7 @@ def make(
                 "before": first,
                 "after": last,
                 "gain": gain(before, after, tasks),
-                "judge": {"before": 24.1, "after": 24.6},
+                "judges": [{"name": "second", "before": 24.1, "after": 24.6}],
                 "diversity": {"before": 0.412, "after": 0.371},
                 "versions": {"flowrl": "0.1.0", "torch": "2.15.0", "python": "3.11.7"},
                 "folder": str(path),

@@ -47,6 +47,8 @@ GROUP, TREES, CREDIT, WRAPPERS, PORTED, SEVERAL, CONTROL, SELECTION, PREFERENCE 
     f"flowrl/advantage/{name}.py"
     for name in ("group", "trees", "credit", "wrappers", "ported", "several", "control", "selection", "preference")
 )
+OCR, MOTION, READ = "rewards/rules/ocr.py", "rewards/rules/motion.py", "test_rewards_ocr.py"
+WORKED, MOVES = "test_the_default_has_its_hand_worked_scores", "test_rewards_motion.py"
 MUTANTS = (
     # samplers
     Mutant("drift with the wrong sign", LAWS, "sigma_next - variance / (2", "sigma_next + variance / (2", "test_laws.py"),
@@ -671,11 +673,135 @@ MUTANTS = (
         "test_direct.py",
     ),
     Mutant(
+        "image encoder ends without its norm",
+        "rewards/networks/imagereward.py",
+        '("norm.", "post_layernorm."),',
+        '("norm.", "norm."),',
+        "test_rewards_networks_imagereward.py::test_score_is_the_ladder_of_the_first_token_normalised",
+    ),
+    Mutant(
+        "text encoder masks the words to come",
+        "rewards/networks/imagereward.py",
+        "encoder_hidden_states=seen, is_decoder=False)",
+        "encoder_hidden_states=seen, is_decoder=True)",
+        "test_rewards_networks_imagereward.py::test_score_is_the_ladder_of_the_first_token_normalised",
+    ),
+    Mutant(
+        "head read one token late",
+        "rewards/networks/qwen.py",
+        "    return here.int().argmax(-1)\n",
+        "    return here.int().argmax(-1) + 1\n",
+        "test_rewards_networks_qwen.py::test_hpsv3_reads_the_first_number_at_its_token_as_the_authors_do",
+    ),
+    Mutant(
+        "low-rank update not scaled",
+        "rewards/networks/qwen.py",
+        "weight.float() + scale * (up",
+        "weight.float() + (up",
+        "test_rewards_networks_qwen.py::test_low_rank_updates_are_added_as_peft_adds_them",
+    ),
+    Mutant(
+        "LPIPS weight without its root",
+        "rewards/networks/stages.py",
+        "(unit * (weight / maps[0, 0].numel()).sqrt())",
+        "(unit * weight / maps[0, 0].numel() ** 0.5)",
+        "test_rewards_networks_perceptual.py::test_lpips_is_the_weighted_distance_of_unit_features",
+    ),
+    Mutant(
+        "a gate sees the best frame",
+        "rewards/networks/nsfw.py",
+        ".amin(1).cpu()",
+        ".amax(1).cpu()",
+        "test_rewards_networks_gates.py::test_the_gate_is_the_probability_of_the_safe_class",
+    ),
+    Mutant(
         "float images are not normalised for CLIP",
-        "rewards/clip.py",
-        'not in ("MaybeConvertMode", "MaybeToTensor")',
-        'not in ("MaybeConvertMode", "MaybeToTensor", "Normalize")',
+        "rewards/contrastive/prepare.py",
+        "return self._normalised(nn.functional.pad(images.clamp(0, 1), around, value=self.fill / 255))",
+        "return nn.functional.pad(images.clamp(0, 1), around, value=self.fill / 255)",
         "test_rewards_clip.py",
+    ),
+    Mutant("further text is free", OCR, "max(length, shown), float", "length, float", f"{READ}::{WORKED}"),
+    Mutant(
+        "an unread image has 0",
+        OCR,
+        "failures.append(error)\n",
+        "failures.append(error)\n                marks[index] = 0\n",
+        f"{READ}::test_an_image_the_engine_fails_on_has_no_score_and_the_others_keep_theirs",
+    ),
+    Mutant(
+        "flow_grpo: a frame has the rule of images",
+        OCR,
+        "if text in read and not video",
+        "if text in read",
+        f"{READ}::test_flow_grpo_has_its_hand_worked_scores",
+    ),
+    Mutant(
+        "flow_grpo: frames without the text count",
+        OCR,
+        "values[values > 0].mean()",
+        "values.mean()",
+        f"{READ}::test_flow_grpo_scores_a_video_by_the_fourth_frames_that_have_something",
+    ),
+    Mutant("illegible lines are read", OCR, "line.confidence >= LEGIBLE", "line.confidence > 0", f"{READ}::{WORKED}"),
+    Mutant(
+        "a replacement costs two",
+        "rewards/rules/edits.py",
+        "(x != y)",
+        "2 * (x != y)",
+        f"{READ}::test_levenshtein_is_the_least_number_of_edits_and_a_metric",
+    ),
+    Mutant(
+        "apostrophes are quotes",
+        "rewards/rules/quotes.py",
+        "|['’](?=\\w))+",
+        ")+",
+        f"{READ}::test_the_texts_asked_for_stand_between_quotes",
+    ),
+    Mutant(
+        "columns are read across",
+        "rewards/rules/reading.py",
+        "(_rows(extents), by_block)",
+        "(_rows(extents), _rows(extents))",
+        f"{READ}::test_lines_are_read_by_rows_and_by_blocks",
+    ),
+    Mutant("motion need not lead back", MOTION, "close & alike & inside", "alike & inside", MOVES),
+    Mutant("motion need not keep its colour", MOTION, "close & alike & inside", "close & inside", MOVES),
+    Mutant("a pan is motion", MOTION, "forth - _camera(forth, grid, verified)", "forth", MOVES),
+    Mutant(
+        "unsigned differences wrap",
+        "rewards/rules/flicker.py",
+        "a.astype(np.int16) - b",
+        "a - b",
+        "test_rewards_motion.py::test_flicker_is_the_mean_difference_of_neighbours",
+    ),
+    Mutant(
+        "GenEval's half is of what the margin leaves",
+        "rewards/geneval/rules.py",
+        "(apart / np.linalg.norm(offset))",
+        "(apart / np.linalg.norm(apart))",
+        "test_geneval.py::test_relations_at_the_margin",
+    ),
+    Mutant(
+        "GenEval's threshold is enough",
+        "rewards/geneval/objects.py",
+        "found.scores > threshold",
+        "found.scores >= threshold",
+        "test_geneval.py::test_hand_worked_cases_are_judged_as_by_hand",
+    ),
+    Mutant(
+        "GenEval's padding is part of a picture",
+        "rewards/geneval/mask2former.py",
+        "[None], frame.padded, mode",
+        "[None], frame.inner, mode",
+        "test_geneval_detectors.py::test_a_planted_mask_comes_back_in_the_pixels_of_the_picture",
+    ),
+    Mutant(
+        "GenEval's unread metadata is judged",
+        "rewards/geneval/reward.py",
+        "np.full((len(tasks), frames.shape[1], 4), np.nan)",
+        "np.zeros((len(tasks), frames.shape[1], 4))",
+        "test_geneval_reward.py::test_what_cannot_be_judged_is_never_scored_and_told_of_once",
     ),
     # adversarial rewards
     Mutant(
@@ -770,6 +896,99 @@ MUTANTS = (
         "if self.by else",
         "test_objectives.py::test_guard_by_slope_divides_each_edge_by_its_slope",
     ),
+    # judges and comparisons
+    Mutant(
+        "one order stands for both",
+        "rewards/pairs/rates.py",
+        "return (asked.double() + turned.double()) / 2",
+        "return asked.double()",
+        "test_rewards_pairs.py",
+    ),
+    Mutant(
+        "an odd number of opponents rounded down",
+        "rewards/pairs/seats.py",
+        "else (most + 1) // 2",
+        "else most // 2",
+        "test_rewards_pairs.py",
+    ),
+    Mutant(
+        "an unread comparison counts half",
+        "rewards/pairs/winrate.py",
+        "np.where(np.isnan(p), 0.5, p) if self.compat else p)",
+        "np.where(np.isnan(p), 0.5, p))",
+        "test_rewards_pairs.py",
+    ),
+    Mutant(
+        "a grade out of range is a score",
+        "rewards/vlm/judge.py",
+        "if template.low <= grade <= template.high else math.nan",
+        "if template.low <= grade else math.nan",
+        "test_rewards_vlm.py",
+    ),
+    Mutant(
+        "the reference shown second",
+        "rewards/vlm/judge.py",
+        "(views[i], views[j])[::turned]",
+        "(views[i], views[j])",
+        "test_rewards_vlm.py",
+    ),
+    Mutant("the first conclusion counts", "rewards/vlm/read.py", "found[-1].group(1)", "found[0].group(1)", "test_rewards_vlm.py"),
+    Mutant(
+        "a question stands without those it needs",
+        "rewards/vlm/checklist.py",
+        "fails = any(value == 0 for value in above)",
+        "fails = False",
+        "test_rewards_vlm.py",
+    ),
+    Mutant(
+        "a dead server asked to the end",
+        "rewards/vlm/server.py",
+        "if error.again and not answered.is_set():",
+        "if False:",
+        "test_rewards_vlm_server.py",
+    ),
+    Mutant(
+        "a token told",
+        "rewards/vlm/server.py",
+        'return text.replace(secret, "***") if secret else text',
+        "return text",
+        "test_rewards_vlm_server.py",
+    ),
+    Mutant(
+        "padded behind the answer's place",
+        "rewards/vlm/local.py",
+        '"padding_side": "left"',
+        '"padding_side": "right"',
+        "test_rewards_vlm_local.py",
+    ),
+    # served rewards, and rewards that wait
+    Mutant("a busy server is not asked again", "rewards/remote/client.py", "(429, 502, 503, 504)", "(429,)", "test_remote.py"),
+    Mutant(
+        "a chunk's scores at other images",
+        "rewards/remote/client.py",
+        "values[rows] = told.values",
+        "values[rows[::-1]] = told.values",
+        "test_remote.py",
+    ),
+    Mutant("pixels are not counted", "rewards/remote/pictures.py", "if pixels > limits.pixels:", "if False:", "test_remote.py"),
+    Mutant(
+        "groups of two requests compete", "rewards/remote/worker.py", "call.group + start for", "call.group for", "test_remote.py"
+    ),
+    Mutant(
+        "any token will do",
+        "rewards/remote/server.py",
+        "if token is not None and not",
+        "if False and not",
+        "test_remote_process.py",
+    ),
+    Mutant(
+        "early chunks forget the state",
+        "flowrl/overlap.py",
+        "self.reward(samples, state)",
+        "self.reward(samples, self.state)",
+        "test_overlap.py",
+    ),
+    Mutant("early prompts one block too soon", "flowrl/draw.py", "(last == done - 1)", "(last == done)", "test_overlap.py"),
 )
 
 

@@ -26,7 +26,7 @@ from flowrl.methods.claims import NUMBERS
 from flowrl.recipe import Recipe, RewardSpec
 from flowrl.settings import dump, load
 
-COMMANDS = ("train", "sample", "score", "methods", "rewards", "plan", "report")
+COMMANDS = ("train", "sample", "score", "serve", "methods", "rewards", "plan", "report")
 
 
 @pytest.fixture(autouse=True)
@@ -573,7 +573,7 @@ def test_score_refuses_what_it_cannot_do(tmp_path: Path, capsys: pytest.CaptureF
     with pytest.warns(UserWarning):
         assert "could not score any of the 2 images" in refused(capsys, "score", "s", "--reward", "mine.py:none")
     (tmp_path / "s" / "8-0.png").write_bytes(b"no image")
-    assert "8-0.png is not an image that can be read" in refused(capsys, "score", "s", "--reward", "mine.py:none")
+    assert "8-0.png cannot be read as a picture" in refused(capsys, "score", "s", "--reward", "mine.py:none")
 
 
 def test_seeds():

@@ -19,7 +19,7 @@ SETUPTOOLS = PROJECT["tool"]["setuptools"]
 FOLDERS = {name: ROOT / folder for name, folder in SETUPTOOLS["package-dir"].items()}
 LINKS = {"samplers": "../samplers", "rewards": "../rewards", "kernels": "../kernels/ops"}
 # Below recipes, a reward is known by these only.
-REWARD_TYPES = {"Reward", "RewardError", "Samples", "Scores", "State", "total"}
+REWARD_TYPES = {"Reward", "RewardError", "Rule", "Samples", "Scores", "State", "pictures", "ruled", "total"}
 
 # Group -> groups it may import besides itself. A module that is not named here is part of the loop.
 LAYERS: dict[str, set[str]] = {

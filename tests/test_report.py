@@ -101,7 +101,7 @@ def test_a_finished_run_is_told_whole(finished: RunFolder) -> None:
         "Time by stage",
     ):
         assert any((a.get("aria-label") or "").startswith(title) for a in found.having("div", role="img")), title
-    assert "second judge" in found.text and "24.10" in found.text and "0.412" in found.text
+    assert "further judge (second)" in found.text and "24.10" in found.text and "0.412" in found.text
     assert "lora.rank" in found.text and "2.15.0" in found.text and "18.4" in found.text
     assert not found.having("ul", class_="notes")
 
@@ -146,7 +146,7 @@ def test_prompts_cannot_become_markup(tmp_path: Path) -> None:
     result = json.loads((folder.path / "result.json").read_text())
     folder.write_json(
         "result.json",
-        result | {"method": evil, "model": evil, "versions": {evil: evil}, "judge": {"name": evil, "before": 1, "after": 2}},
+        result | {"method": evil, "model": evil, "versions": {evil: evil}, "judges": [{"name": evil, "before": 1, "after": 2}]},
     )
     found = page(folder)
     assert found.text.count(evil) >= 8
@@ -192,7 +192,7 @@ def test_a_missing_piece_is_named_and_the_rest_is_there(run: RunFolder, name: st
         ("run.yaml", "a: [", "run.yaml cannot be read"),
         ("samples/index.jsonl", '{"prompt"\n', "1 lines of samples/index.jsonl cannot be read"),
         ("samples/after/00_0.png", "no picture", ""),
-        ("result.json", '{"before": 3, "after": [1], "gain": null, "judge": 5, "versions": []}', ""),
+        ("result.json", '{"before": 3, "after": [1], "gain": null, "judges": 5, "versions": []}', ""),
         ("run.yaml", "[1, 2]", ""),
     ],
 )

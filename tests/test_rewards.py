@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from flowrl import rewards
 from flowrl.rewards import Reward, RewardError, Samples, Scores, State
+from flowrl.rewards.combine import hierarchy
 from flowrl.rewards.row import Row
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -361,3 +362,52 @@ def test_importing_rewards_and_parsing_is_cheap() -> None:
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={"PYTHONPATH": str(ROOT)}, check=True)
     assert out.stdout.strip() == "[]"
+
+
+def ruled_as(rules: dict[str, rewards.Rule], **given_scores: list[float]) -> dict[str, list[float]]:
+    made = {name: Scores(torch.tensor([v]), ~torch.tensor([v]).isnan()) for name, v in given_scores.items()}
+    found = rewards.ruled(made, rules)
+    assert all(s.valid.equal(~s.values.isnan()) for s in found.values())
+    return {name: s.values[0].tolist() for name, s in found.items()}
+
+
+def test_a_threshold_makes_a_score_0_or_1() -> None:
+    found = ruled_as({"a": rewards.Rule(threshold=0.5)}, a=[0.4, 0.5, 0.6, math.nan])
+    assert found["a"][:3] == [0, 0, 1] and math.isnan(found["a"][3])
+
+
+def test_a_gate_lets_what_comes_after_it_count_only_where_it_is_open() -> None:
+    rules = {"safe": rewards.Rule(gate=0.5), "right": rewards.Rule(gate=1.0, threshold=0.2)}
+    found = ruled_as(rules, before=[7.0] * 4, safe=[0.5, 0.9, 0.1, 1.0], right=[1.0, 0.5, 1.0, 1.0], fine=[3.0] * 4)
+    assert found["before"] == [7] * 4 and found["safe"] == pytest.approx([0.5, 0.9, 0.1, 1.0])
+    assert found["right"] == [1, 1, 0, 1], "its own gate looks at the score before the threshold"
+    assert found["fine"] == [3, 0, 0, 3]
+
+
+def test_what_is_behind_a_gate_nobody_could_read_is_invalid() -> None:
+    found = ruled_as({"safe": rewards.Rule(gate=0.5)}, safe=[math.nan, 1.0], fine=[1.0, 2.0])
+    assert math.isnan(found["fine"][0]) and found["fine"][1] == 2
+
+
+@given(st.lists(st.floats(0, 1, width=32), min_size=1, max_size=6), st.floats(0, 1), st.floats(0.01, 1))
+def test_gates_never_help(scores: list[float], gate: float, weight: float) -> None:
+    found = ruled_as({"a": rewards.Rule(gate=gate)}, a=scores, b=[weight] * len(scores))
+    assert all(0 <= value <= weight + 1e-6 for value in found["b"])
+    assert [value > 0 for value in found["b"]] == [np.float32(s) >= gate for s in scores]
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf])
+def test_a_rule_without_a_number_is_refused(number: float) -> None:
+    for field in ("threshold", "gate"):
+        with pytest.raises(ValueError, match=f"the {field} of a reward is"):
+            rewards.Rule(**{field: number})
+
+
+def test_a_hierarchy_adds_up_whole_subjects_and_relations() -> None:
+    nan = math.nan
+    found = hierarchy(
+        torch.tensor([0.5, 0.5, nan]), torch.tensor([[1.0, 0.0], [0.8, nan], [1.0, 1.0]]), torch.tensor([[1.0], [nan], [1.0]])
+    )
+    assert found[:2].tolist() == pytest.approx([0.5 + 0.5 + 1, 0.5 + 0.8]) and found[2].isnan()
+    weighed = hierarchy(torch.ones(1), torch.ones(1, 1), torch.ones(1, 1), (1.0, 2.0, 4.0))
+    assert weighed.tolist() == [7]

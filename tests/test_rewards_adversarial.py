@@ -378,7 +378,7 @@ def test_the_embedded_clips_tokens_are_its_own() -> None:
     images = list(pictures(3, 100))
     told = network(images)
     vision: Any = network.network.model.visual
-    pixels = torch.stack([network.preprocess(Image.fromarray(image)) for image in images])
+    pixels = network.prepare(images)
     with torch.no_grad():
         pooled, patches = vision._pool(vision.transformer(vision._embeds(pixels)))
     torch.testing.assert_close(told.whole, pooled)
@@ -499,12 +499,7 @@ def test_the_pair_loss_is_two_way_of_the_models_own_features() -> None:
     given_ = references.real(it, reward.held, 8, 0, 0)
     fake, prompt, other = reward._paired(drawn, given_, 0)
     with torch.no_grad():
-        a, b = (
-            functional.normalize(
-                clip.encode_image(torch.stack([reward.model.preprocess(Image.fromarray(i)) for i in some])), dim=-1
-            )
-            for some in (other, fake)
-        )
+        a, b = (functional.normalize(clip.encode_image(reward.model.preparation(some)), dim=-1) for some in (other, fake))
         text = functional.normalize(clip.encode_text(reward.model.tokenize([PROMPTS[p] for p in prompt])), dim=-1)
         by_hand = two_way(text, a, b, clip.logit_scale.exp())
     assert metrics["adversarial/loss"] == pytest.approx(float(by_hand), rel=1e-4)

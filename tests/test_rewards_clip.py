@@ -15,8 +15,8 @@ from PIL import Image
 
 from flowrl import rewards
 from flowrl.rewards import Place
-from flowrl.rewards import clip as module
-from flowrl.rewards.clip import clip
+from flowrl.rewards.contrastive import clip as module
+from flowrl.rewards.contrastive.clip import clip
 
 open_clip = pytest.importorskip("open_clip")
 ROOT = Path(__file__).resolve().parent.parent
@@ -77,14 +77,14 @@ def test_images_are_prepared_exactly_as_open_clip_does(folder: Path) -> None:
     scorer = clip(f"local-dir:{folder}")
     for size in ((32, 32), (64, 64), (40, 56)):
         image = Image.fromarray(noise(*size, 3))
-        assert torch.equal(scorer.preprocess(image), expected(image))
-    grey = scorer.preprocess(Image.new("RGB", (32, 32), (102, 102, 102)))
+        assert torch.equal(scorer.encoder.preparation([np.asarray(image)])[0], expected(image))
+    grey = scorer.encoder.preparation([np.full((32, 32, 3), 102, np.uint8)])[0]
     assert grey[:, 0, 0].tolist() == pytest.approx([0, -0.4, -2 / 3], abs=1e-6)
 
 
 def test_long_prompts_are_cut_by_the_models_own_tokenizer(folder: Path) -> None:
     scorer = clip(f"local-dir:{folder}")
-    assert scorer.tokenize(["a word " * 40]).shape == (1, 12)
+    assert scorer.encoder.tokenize(["a word " * 40]).shape == (1, 12)
     one, two = scorer(noise(1, 32, 32, 3).repeat(2, 0), ["word " * 40, "word " * 50], [{}, {}])
     assert one == two
 
@@ -205,7 +205,7 @@ def test_the_embedded_model_is_found_without_installing(monkeypatch: pytest.Monk
     with pytest.raises(FileNotFoundError) as caught:
         monkeypatch.setattr(module, "EMBEDDED", "no-such-model")
         clip()
-    assert str(Path(str(module.__file__)).resolve().parent.parent / "assets" / "no-such-model") in str(caught.value)
+    assert str(Path(str(module.__file__)).resolve().parents[2] / "assets" / "no-such-model") in str(caught.value)
 
 
 @pytest.mark.parametrize("mode", ["shortest", "longest", "squash"])
@@ -219,8 +219,8 @@ def test_float_images_score_as_their_rounded_pixels_do(folder: Path, tmp_path: P
     scorer, images = clip(f"local-dir:{tmp_path}"), smooth(5, *size)
     exact = torch.from_numpy(images).float() / 255
     for image, float_image in zip(images, exact, strict=True):
-        expected = scorer.preprocess(Image.fromarray(image))
-        found = scorer.prepare(float_image.permute(2, 0, 1)[None])[0]
+        expected = scorer.encoder.preparation([image])[0]
+        found = scorer.encoder.preparation.with_graph(float_image.permute(2, 0, 1)[None])[0]
         off = (found - expected).abs() * 255 * 0.2  # levels, at the smallest std
         assert off.max() < 2.5 and off.mean() < 0.5
     torch.testing.assert_close(
@@ -248,7 +248,7 @@ def test_the_gradient_of_a_score_is_its_slope(folder: Path) -> None:
     (gradient,) = torch.autograd.grad(score.sum(), images)
     assert score.requires_grad and gradient.shape == images.shape
     norm = gradient.flatten(1).norm(dim=1)
-    assert (norm > 0).all() and not any(p.requires_grad for p in scorer.network.model.parameters())
+    assert (norm > 0).all() and not any(p.requires_grad for p in scorer.encoder.network.model.parameters())
     step = 1e-2 * gradient / norm.view(-1, 1, 1, 1)
     with torch.no_grad():
         risen = scorer.with_graph(images + step, PROMPTS[:2], [{}] * 2) - scorer.with_graph(images - step, PROMPTS[:2], [{}] * 2)

@@ -12,7 +12,7 @@ import typer
 
 import flowrl
 
-from . import methods, plan, report, rewards, sample, score, train
+from . import methods, plan, report, rewards, sample, score, serve, train
 
 # Errors whose text is written for users, as is that of every exception flowrl defines; the rest are faults and keep a traceback.
 SPOKEN = (ValueError, OSError, ModuleNotFoundError, FloatingPointError)
@@ -26,7 +26,10 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _command in (train.train, sample.sample, score.score, methods.methods, rewards.rewards, plan.plan, report.report):
+COMMANDS = (
+    train.train, sample.sample, score.score, serve.serve, methods.methods, rewards.rewards, plan.plan, report.report,
+)  # fmt: skip
+for _command in COMMANDS:
     app.command()(_command)
 
 

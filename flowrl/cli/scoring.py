@@ -1,4 +1,4 @@
-"""What `flowrl score` does: a folder of images, their scores by several rewards, a file of numbers and pictures of best and worst."""
+"""What `flowrl score` does: scores of a folder of images by several rewards, a file of numbers, pictures of best and worst."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from flowrl import data, rewards
 from flowrl.data import Prompts
@@ -73,7 +73,7 @@ def run(name: str, files: Sequence[Path], prompts: Prompts, place: Place) -> Sco
     if weight != 1:
         raise ValueError(f"reward {name!r} has a weight, which a score does not need; write {spec}")
     made = rewards.make(spec, place=place)
-    whole = isinstance(made, rewards.ComparingReward) and made.compares
+    whole = isinstance(made, rewards.Compares) and made.compares
     state, values = made.init(), [math.nan] * len(files)
     parts: dict[str, list[float]] = {}
     for indices, pixels in _rivals(files, prompts) if whole else _batches(files):
@@ -124,15 +124,8 @@ def _natural(path: Path) -> list[Any]:
     return [int(word) if word.isdigit() else word for word in re.split(r"(\d+)", path.name)]
 
 
-def _read(file: Path) -> np.ndarray:
-    try:
-        return pictures.read(file)
-    except UnidentifiedImageError as error:
-        raise ValueError(f"{file} is not an image that can be read; remove it from the folder") from error
-
-
 def _thumb(file: Path) -> np.ndarray:
-    with Image.fromarray(_read(file)) as image:
+    with Image.fromarray(pictures.read(file)) as image:
         image.thumbnail((SIDE, SIDE))
         square = Image.new("RGB", (SIDE, SIDE), (255, 255, 255))
         square.paste(image, ((SIDE - image.width) // 2, (SIDE - image.height) // 2))
@@ -143,7 +136,7 @@ def _batches(files: Sequence[Path]) -> Iterator[tuple[list[int], list[np.ndarray
     indices: list[int] = []
     pixels: list[np.ndarray] = []
     for i, file in enumerate(files):
-        array = _read(file)
+        array = pictures.read(file)
         if pixels and (len(pixels) == BATCH or array.shape != pixels[0].shape):
             yield indices, pixels
             indices, pixels = [], []
@@ -156,7 +149,7 @@ def _batches(files: Sequence[Path]) -> Iterator[tuple[list[int], list[np.ndarray
 def _rivals(files: Sequence[Path], prompts: Prompts) -> Iterator[tuple[list[int], list[np.ndarray]]]:
     for text in dict.fromkeys(prompts.text):
         indices = [i for i, other in enumerate(prompts.text) if other == text]
-        arrays = [_read(files[i]) for i in indices]
+        arrays = [pictures.read(files[i]) for i in indices]
         if odd := next((i for i, a in zip(indices, arrays, strict=True) if a.shape != arrays[0].shape), None):
             raise ValueError(
                 f"{files[odd]} differs in size from {files[indices[0]]}; images of one prompt are compared, so give one size"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,7 +19,8 @@ def train(
     recipe: Annotated[str | None, typer.Argument(help="A recipe (shapes, style), or a YAML file such as a run's run.yaml.")] = None,
     model: Annotated[str | None, typer.Option(help="A hub name, a folder in diffusers format, or shapes (embedded).")] = None,
     reward: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=WEIGHT", help="A name, module:name or file.py:function.")
+        list[str] | None,
+        typer.Option(metavar="NAME=WEIGHT[,gate=X]", help="A name, module:name or file.py:function; flowrl rewards."),
     ] = None,
     prompts: Annotated[str | None, typer.Option(help="A file or folder of prompts, hf:owner/name:split, or shapes.")] = None,
     images: Annotated[str | None, typer.Option(help="Recipe style: a folder of 10 to 50 images, captions in name.txt.")] = None,
@@ -91,14 +93,28 @@ def build(
         base = _base(name, "policy.model" in shortcuts, resume)
     shortcuts = dict(shortcuts)
     if rewards:
-        from flowrl.rewards import parse
-
-        shortcuts["rewards"] = [dict(zip(("name", "weight"), parse(text), strict=True)) for text in rewards]
+        shortcuts["rewards"] = [asked(text) for text in rewards]
     for text in settings:
         key = text.partition("=")[0].strip()
         if key in shortcuts:
             raise ValueError(f"{key} is given twice: by an option of its own and by --set {text}; leave one out")
     return resolve(resolve(base, shortcuts), settings)
+
+
+def asked(text: str) -> dict[str, Any]:
+    """NAME[=WEIGHT][,FIELD=VALUE ...] as the fields of a RewardSpec: "geneval=1,gate=0.8", "hpsv3,device=cuda:1,offload=true"."""
+    from dataclasses import fields
+
+    from flowrl.recipe import RewardSpec
+    from flowrl.rewards import parse
+
+    names = "|".join(f.name for f in fields(RewardSpec) if f.name not in ("name", "weight"))
+    field = re.compile(rf",\s*({names})=([^,]*)")
+    given = field.findall(text)
+    if twice := next((name for name, _ in given if [n for n, _ in given].count(name) > 1), None):
+        raise ValueError(f"reward {text!r} gives {twice} twice")
+    name, weight = parse(field.sub("", text))
+    return {"name": name, "weight": weight, **dict(given)}
 
 
 def _style(name: str | None, looks: Mapping[str, str], model: str) -> Recipe:

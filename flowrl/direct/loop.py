@@ -66,6 +66,12 @@ def rehearse(parts: Parts[Direct], plan: Plan) -> int:
     Raises: ValueError, a sentence.
     """
     smooth(parts)
+    if parts.rules:
+        name = next(iter(parts.rules))
+        raise ValueError(
+            f"reward {name!r} has a threshold or a gate, which have no gradient; train with a method that compares images, such as "
+            "flow_grpo"
+        )
     if parts.selection != uniform():
         raise ValueError(
             f"method {parts.recipe.method.name!r} has no groups to learn from which prompts to prefer; take data.selection out, or "

@@ -10,7 +10,7 @@ from flowrl import data, direct, methods, selection, settings
 from flowrl.data import Prompts
 from flowrl.direct import Direct
 from flowrl.recipe import DataSpec, MethodSpec, Recipe, SelectionSpec
-from flowrl.rewards import Place, make
+from flowrl.rewards import Place, Rule, make
 from flowrl.rewards.base import Reward
 from flowrl.rewards.load import load
 from flowrl.selection import Selection
@@ -130,6 +130,12 @@ def rewards(recipe: Recipe, given: Mapping[str, Any] | None, device: str) -> dic
     if not any(factor for _, factor in out.values()):
         raise ValueError(f"every reward ({', '.join(out)}) has weight 0, so nothing is trained for; give one of them a weight")
     return out
+
+
+def rules(recipe: Recipe) -> dict[str, Rule]:
+    """name -> what the reward does beside being added up, for those that do more."""
+    asked = {spec.name: Rule(spec.threshold, spec.gate) for spec in recipe.rewards}
+    return {name: rule for name, rule in asked.items() if rule != Rule()}
 
 
 def judges(names: Sequence[str], device: str) -> dict[str, Reward]:

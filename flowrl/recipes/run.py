@@ -7,7 +7,7 @@ import json
 import logging
 import signal
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -18,22 +18,19 @@ import numpy as np
 import torch
 
 from flowrl import checkpoint, data, dist, evaluate, export, settings
-from flowrl.data import Prompts
 from flowrl.display import Display
 from flowrl.dist import World
 from flowrl.folder import RunFolder, write_atomic
-from flowrl.heldout import Judged, judge
-from flowrl.loop import Parts, Session, begin, choose, within_memory
+from flowrl.loop import Parts, Session, begin, choose
 from flowrl.models import load_policy
 from flowrl.recipe import Recipe
 from flowrl.report import write as write_report
-from flowrl.rewards.base import Reward
 from flowrl.sizes import Sizes, cut, derive, describe
 from flowrl.types import Policy
 
 from . import build
 from .engine import engine, notes
-from .gallery import SHOWN, save_images, save_sheet
+from .jury import Jury
 
 log = logging.getLogger("flowrl")
 CACHED_PROMPTS = 2000
@@ -98,8 +95,8 @@ def _train(recipe: Recipe, given: Mapping[str, Any] | None, prompts: Any, resume
             "(images uint8 [N, H, W, 3] -> [N, D]), as flowrl.shapes.judge:features"
         )
     scored, resized = build.rewards(recipe, given, world.device), build.resized(recipe.method)
-    parts = Parts(recipe, policy, method, scored, trained, world, selection, resized, features)
-    judges = build.judges(recipe.evaluate.rewards, world.device) or {n: r for n, (r, _) in parts.rewards.items()}
+    parts = Parts(recipe, policy, method, scored, trained, world, selection, resized, features, build.rules(recipe))
+    judges = build.judges(recipe.evaluate.rewards, world.device)
     sizes, line = _sizes(parts)
     session = begin(parts, sizes)
     if resume is not None:
@@ -108,7 +105,7 @@ def _train(recipe: Recipe, given: Mapping[str, Any] | None, prompts: Any, resume
         if world.main:
             _record(recipe, prompts, folder)
     _free_encoders(policy, [*trained.text, *held.text], world)
-    jury = _Jury(parts, held, judges, folder)
+    jury = Jury(parts, held, judges, folder)
     if world.main:
         for said in (line, *notes(method)):
             log.info("%s", said)
@@ -116,8 +113,9 @@ def _train(recipe: Recipe, given: Mapping[str, Any] | None, prompts: Any, resume
             log.info("weight set %s: %.1f MB", name, count / 2**20)
     if "before" not in session.books and len(held):
         session.books["before"] = jury.full("before", session)
-    interrupted = _loop(parts, session, jury, folder)
-    if interrupted:
+    if jury.watches and not session.iteration and "history" not in session.books:
+        jury.quick(session)  # what the guards compare with
+    if _loop(parts, session, jury, folder):
         if world.main:
             log.warning("stopped after iteration %d; go on with: flowrl train --resume %s", session.iteration, folder.path)
             write_report(folder.path)
@@ -187,62 +185,6 @@ def _sizes(parts: Parts) -> tuple[Sizes, str]:
     return sizes, describe(sizes, blocks, plan, recipe.sizes.prompts, world.size, parts.method.updates)
 
 
-class _Jury:
-    """Held-out evaluation of a run: quick looks on the way, the full protocol before and after."""
-
-    def __init__(self, parts: Parts, held: Prompts, judges: Mapping[str, Reward], folder: RunFolder) -> None:
-        spec = parts.recipe.evaluate
-        self.parts, self.judges, self.folder, self.spec = parts, judges, folder, spec
-        self.held = held.take(_spread(len(held), spec.prompts or len(held)))
-        self.few = self.held.take(_spread(len(self.held), spec.quick))
-        self.features = build.features(spec.features)
-        self.tasks = [m.get("tag") for m in self.held.metadata]
-        self.shown = _spread(len(self.held), SHOWN)
-        self.seconds = 0.0
-
-    def _judge(self, prompts: Prompts, images: int, session: Session, features: Any = None, show: Collection[int] = ()) -> Judged:
-        def attempt(sizes: Sizes) -> Judged:
-            with session.weights.using(self.parts.method.export):
-                return judge(
-                    self.parts.policy,
-                    prompts,
-                    self.judges,
-                    images,
-                    self.spec.steps,
-                    sizes,
-                    self.parts.world,
-                    features,
-                    self.spec.guidance,
-                    show,
-                )
-
-        return within_memory(session, attempt)
-
-    def quick(self, session: Session) -> float:
-        """The headline judge's mean over one image of each of a few captions; the images go to samples/<iteration>.png."""
-        seen = self._judge(self.few, 1, session, show=_spread(len(self.few), SHOWN))
-        scores = next(iter(seen.scores.values()))
-        with self.parts.world.together():
-            if self.parts.world.main:
-                save_sheet(self.folder, session.iteration, self.few, seen, scores)
-        return float(np.nanmean(scores))
-
-    def full(self, when: str, session: Session) -> dict[str, Any]:
-        """The protocol; images of a few captions are saved under samples/<when>/."""
-        clock = time.perf_counter()
-        seen = self._judge(self.held, self.spec.images, session, self.features, self.shown)
-        with self.parts.world.together():
-            if self.parts.world.main:
-                save_images(self.folder, when, self.held, self.tasks, seen)
-        self.seconds = time.perf_counter() - clock
-        return {"scores": {n: v.tolist() for n, v in seen.scores.items()}, "diversity": seen.diversity, "seconds": self.seconds}
-
-
-def _spread(count: int, wanted: int) -> list[int]:
-    """`wanted` of `count` indices, evenly spaced."""
-    return sorted({int(i * count / wanted) for i in range(wanted)}) if wanted < count else list(range(count))
-
-
 @contextmanager
 def _signals(world: World) -> Iterator[list[float]]:
     """Ctrl-C and SIGTERM ask the loop to stop after the iteration; a second one stops at once. Yields when they came."""
@@ -266,7 +208,7 @@ def _signals(world: World) -> Iterator[list[float]]:
             signal.signal(number, handler)
 
 
-def _loop(parts: Parts, session: Session, jury: _Jury, folder: RunFolder) -> bool:
+def _loop(parts: Parts, session: Session, jury: Jury, folder: RunFolder) -> bool:
     """Iterate until the iterations or the minutes are used up; True if a signal stopped it. Checkpoints on the way."""
     recipe, world = parts.recipe, parts.world
     run, spec = recipe.run, recipe.evaluate
@@ -287,8 +229,10 @@ def _loop(parts: Parts, session: Session, jury: _Jury, folder: RunFolder) -> boo
         while session.iteration < run.iterations:
             row: dict[str, Any] = dict(iterate(parts, session))
             last = session.iteration == run.iterations
-            if spec.every and len(jury.held) and session.iteration % spec.every == 0:
-                session.books["score"] = row["heldout/score"] = jury.quick(session)
+            jury.note(session, row)
+            looked = bool(spec.every) and len(jury.held) > 0 and session.iteration % spec.every == 0
+            if looked:
+                row |= jury.quick(session)
             with world.together():
                 if world.main:
                     folder.log(row)
@@ -296,11 +240,14 @@ def _loop(parts: Parts, session: Session, jury: _Jury, folder: RunFolder) -> boo
             stop = world.any(bool(caught))
             needed = time.perf_counter() - began + 1.2 * jury.seconds + row["seconds/total"]
             late = run.minutes is not None and world.same(needed) > 60 * run.minutes
-            if session.iteration - saved >= run.save_every or stop or late or last:
+            if session.iteration - saved >= run.save_every or stop or late or last or (looked and jury.leads(session)):
                 save()
                 saved = session.iteration
             if stop:
                 return True
+            if looked and jury.stops(session):
+                _go_back(session, folder)
+                break
             if late:
                 log.info(
                     "time is up: the evaluation after training is kept %.0f s of the %.1f minutes", 1.2 * jury.seconds, run.minutes
@@ -309,7 +256,16 @@ def _loop(parts: Parts, session: Session, jury: _Jury, folder: RunFolder) -> boo
     return False
 
 
-def _finish(parts: Parts, session: Session, jury: _Jury, folder: RunFolder) -> Result:
+def _go_back(session: Session, folder: RunFolder) -> None:
+    """To the best checkpoint, which the run then ends with."""
+    at, why = session.iteration, session.books["alarm"]
+    best = max((e for e in checkpoint.entries(folder.path) if e.score is not None), key=lambda e: (e.score, e.iteration))
+    session.load(*checkpoint.load(best.path))
+    session.books["stopped"] = {"at": at, "kept": best.iteration, "why": why}
+    log.warning("stopped at iteration %d; the run ends with its best checkpoint, of iteration %d", at, best.iteration)
+
+
+def _finish(parts: Parts, session: Session, jury: Jury, folder: RunFolder) -> Result:
     """After: the protocol again, the weights for diffusers, result.json and the report."""
     world = parts.world
     after = jury.full("after", session) if len(jury.held) else None
@@ -323,7 +279,7 @@ def _finish(parts: Parts, session: Session, jury: _Jury, folder: RunFolder) -> R
     return Result(folder.path, session.iteration, False, *(result.get(k) for k in ("before", "after", "gain")))
 
 
-def _result(parts: Parts, session: Session, jury: _Jury, folder: RunFolder, after: Mapping[str, Any] | None) -> dict[str, Any]:
+def _result(parts: Parts, session: Session, jury: Jury, folder: RunFolder, after: Mapping[str, Any] | None) -> dict[str, Any]:
     """What result.json holds."""
     recipe = parts.recipe
     result: dict[str, Any] = {
@@ -348,13 +304,15 @@ def _result(parts: Parts, session: Session, jury: _Jury, folder: RunFolder, afte
             "judge": next(iter(jury.judges)),
         },
     }
+    if "stopped" in session.books:
+        result["stopped"] = session.books["stopped"]
     if after is not None:
         result |= compared(session.books["before"], after, jury.tasks)
     return result
 
 
 def compared(before: Mapping[str, Any], after: Mapping[str, Any], tasks: list[str | None]) -> dict[str, Any]:
-    """The headline judge's accuracies and paired gain; further judges under "judge", feature distances under "diversity"."""
+    """The headline judge's accuracies and paired gain; further judges under "judges", feature distances under "diversity"."""
     out: dict[str, Any] = {}
     for i, name in enumerate(before["scores"]):
         old, new = np.array(before["scores"][name], dtype=float), np.array(after["scores"][name], dtype=float)
@@ -363,7 +321,7 @@ def compared(before: Mapping[str, Any], after: Mapping[str, Any], tasks: list[st
         if i == 0:
             out |= pair
         else:
-            out.setdefault("judge", {"name": name, **{k: v["score"] for k, v in pair.items()}})
+            out.setdefault("judges", []).append({"name": name, **{k: v["score"] for k, v in pair.items()}})
     if before["diversity"] is not None:
         out["diversity"] = {"before": before["diversity"], "after": after["diversity"]}
     return out

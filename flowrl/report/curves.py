@@ -10,6 +10,9 @@ RATIO = ("clip/fraction", "ratio/first_max_abs")
 """What a method without a ratio logs none of; nothing is missing then."""
 
 
+TONES = ("accent", "second", "t1", "t2", "t3", "before")
+
+
 def curves(run: Run) -> tuple[str, list[str]]:
     """The charts, and the metrics that were not logged."""
     charts: list[str] = []
@@ -45,6 +48,7 @@ def curves(run: Run) -> tuple[str, list[str]]:
             charts.append(chart.lines(title, unit, [Series(key, x, y)], floor=0.0, note=note))
         elif key not in RATIO or any(run.series(other)[0] for other in RATIO):
             absent.append(key)
+    charts += _seen(run)
     if any((lost := run.series("reward/invalid"))[1]):
         charts.append(
             chart.lines(
@@ -65,6 +69,31 @@ def curves(run: Run) -> tuple[str, list[str]]:
     else:
         absent.append("seconds/*")
     return f'<div class="charts">{"".join(charts)}</div>' if charts else "", absent
+
+
+def _seen(run: Run) -> list[str]:
+    """What the guards watch: every judge, and how pictures look."""
+    names = list(dict.fromkeys(key for row in run.rows for key in row))
+    judges = [n for n in names if n.startswith("heldout/") and n not in ("heldout/score", "heldout/low", "heldout/high")]
+    charts = [
+        chart.lines(
+            f"Judged by {name.removeprefix('heldout/')}",
+            "mean of the quick evaluation",
+            [Series(name, *run.series(name), dots=True)],
+        )
+        for name in judges
+    ]
+    looks = [(name.removeprefix("look/"), *run.series(name)) for name in names if name.startswith("look/")]
+    series = [
+        Series(name, x, [v / y[0] for v in y], tone=tone) for (name, x, y), tone in zip(looks, TONES, strict=False) if y and y[0]
+    ]
+    if series:
+        note = "A reward that is hacked often shows here first."
+        charts.append(chart.lines("How the pictures look", "share of the first value", series, floor=0.0, note=note, wide=True))
+    if any((told := run.series("guard/suspects"))[1]):
+        signs = Series("signs", *told, tone="second")
+        charts.append(chart.lines("Guards", "signs of reward hacking", [signs], floor=0.0, note="What they were is in the log."))
+    return charts
 
 
 def _heldout(run: Run, absent: list[str]) -> list[str]:

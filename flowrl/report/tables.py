@@ -83,8 +83,9 @@ def tasks(run: Run) -> str:
 
 def others(run: Run) -> str:
     rows = ""
-    for key, title in (("judge", "second judge"), ("diversity", "diversity")):
-        said = table(run.result.get(key))
+    judges = run.result.get("judges")
+    told = [("further judge", table(one)) for one in judges] if isinstance(judges, list) else []
+    for title, said in (*told, ("diversity", table(run.result.get("diversity")))):
         before, after = score(said.get("before")), score(said.get("after"))
         if before[0] is None and after[0] is None:
             continue
@@ -92,5 +93,5 @@ def others(run: Run) -> str:
         moved = score(said["gain"]) if said.get("gain") is not None else independent(before, after)
         rows += f"<tr><td>{escape(label)}</td>{cells(before, after, moved)}</tr>"
     head = "<tr><th>measure</th><th>before</th><th>after</th><th>difference</th></tr>"
-    sub = "A reward can be won by means nobody wanted. A second judge and the spread of images of one prompt tell."
-    return section("What was not trained on", sub, f'<div class="card"><table>{head}{rows}</table></div>' if rows else "")
+    sub = "A reward can be won by means nobody wanted. Judges beside it and the spread of images of one prompt tell."
+    return section("Seen beside it", sub, f'<div class="card"><table>{head}{rows}</table></div>' if rows else "")

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from flowrl.rewards.clip import Clip, clip
+from flowrl.rewards.contrastive.agreement import Agreement
+from flowrl.rewards.contrastive.clip import clip
 from flowrl.rewards.place import Place
 
 
@@ -17,7 +18,7 @@ from flowrl.rewards.place import Place
 class CaptionClip:
     """Clip of the metadata's "caption", of the prompt where there is none."""
 
-    model: Clip
+    model: Agreement
 
     def __call__(self, images: np.ndarray, prompts: list[str], metadata: list[dict[str, Any]]) -> Tensor:
         return self.model(images, captions(prompts, metadata), metadata)
@@ -31,5 +32,5 @@ def captions(prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> l
 
 
 def caption_clip(variant: str | None = None, place: Place | None = None) -> CaptionClip:
-    """Cosine of image and caption: a trigger word that no CLIP knows would only be noise to it. variant: as of `rewards.clip`."""
+    """Cosine of image and caption: to a CLIP, a trigger word it does not know is noise. variant: as of `contrastive.clip`."""
     return CaptionClip(clip(variant, place))

@@ -41,7 +41,7 @@ class Network:
     token the mean of the patches stands for it."""
 
     network: Housed[nn.Module]
-    preprocess: Callable[[Image.Image], Tensor]
+    prepare: Callable[[Sequence[np.ndarray]], Tensor]
     read: Callable[[nn.Module, Tensor], tuple[Tensor | None, Tensor]]
     width: int
 
@@ -51,7 +51,7 @@ class Network:
 
     @torch.no_grad()
     def __call__(self, images: Sequence[np.ndarray]) -> Tokens:
-        pixels = torch.stack([self.preprocess(Image.fromarray(image)) for image in images])
+        pixels = self.prepare(images)
         with self.network.ready() as model:
             whole, patches = self.read(model, pixels.to(self.network.device, next(model.parameters()).dtype))
         patches = patches.float().cpu()
@@ -62,7 +62,7 @@ def extractor(name: str = "", place: Place | None = None, layer: int = -1) -> Ne
     """A frozen extractor by name.
 
     name: "dinov2" (timm's vit_base_patch14_dinov2.lvd142m, images 518 x 518, 0.35 GB); "timm/NAME" (also "timm/local-dir:FOLDER");
-    what `rewards.clip` takes: "MODEL/PRETRAINED", "hf-hub:OWNER/NAME", "local-dir:FOLDER"; or "": the embedded tiny CLIP.
+    what `contrastive.clip` takes: "MODEL/PRETRAINED", "hf-hub:OWNER/NAME", "local-dir:FOLDER"; or "": the embedded tiny CLIP.
     layer: of an open_clip model, the block whose tokens are taken, -1 the last. Tokens pass the model's final norm.
 
     Raises: ValueError for a name nobody has or a layer there is not; ModuleNotFoundError where timm is not installed;
@@ -76,9 +76,9 @@ def extractor(name: str = "", place: Place | None = None, layer: int = -1) -> Ne
 
 
 def _open_clip(name: str, place: Place, layer: int) -> Network:
-    from flowrl.rewards.clip import clip
+    from flowrl.rewards.contrastive.clip import clip
 
-    loaded = clip(name or None, place)
+    loaded = clip(name or None, place).encoder
     vision: Any = loaded.network.model.visual
     if not hasattr(vision, "forward_intermediates"):
         raise ValueError(f"{name} has no tokens to look at ({type(vision).__name__}); use a vision transformer such as dinov2")
@@ -99,7 +99,7 @@ def _open_clip(name: str, place: Place, layer: int) -> Network:
         whole = prefix[0][:, 0] if prefix and prefix[0] is not None and prefix[0].shape[1] else None
         return whole, told["image_intermediates"][0]
 
-    return _measured(Network(loaded.network, loaded.preprocess, read, 0))
+    return _measured(Network(loaded.network, loaded.preparation, read, 0))
 
 
 def _timm(name: str, place: Place) -> Network:
@@ -127,6 +127,9 @@ def timm_extractor(model: nn.Module, place: Place | None = None) -> Network:
     data = importlib.import_module("timm.data")
     preprocess = data.create_transform(**data.resolve_model_data_config(model), is_training=False)
 
+    def prepare(images: Sequence[np.ndarray]) -> Tensor:
+        return torch.stack([preprocess(Image.fromarray(image)) for image in images])
+
     def read(network: Any, pixels: Tensor) -> tuple[Tensor | None, Tensor]:
         told = network.forward_features(pixels)
         if told.ndim == 4:
@@ -135,10 +138,10 @@ def timm_extractor(model: nn.Module, place: Place | None = None) -> Network:
         prefix = int(getattr(network, "num_prefix_tokens", 0))
         return (told[:, 0] if prefix else None), told[:, prefix:]
 
-    return _measured(Network((place or Place()).house(model, batch=16), preprocess, read, 0))
+    return _measured(Network((place or Place()).house(model, batch=16), prepare, read, 0))
 
 
 def _measured(network: Network) -> Network:
     """With the width of its tokens, by looking at a grey picture."""
     told = network([np.full((64, 64, 3), 127, np.uint8)])
-    return Network(network.network, network.preprocess, network.read, told.whole.shape[1])
+    return Network(network.network, network.prepare, network.read, told.whole.shape[1])

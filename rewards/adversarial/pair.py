@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from flowrl.rewards.base import Samples, Scores, State
-from flowrl.rewards.clip import Clip, clip
+from flowrl.rewards.contrastive.clip import clip
+from flowrl.rewards.contrastive.encoder import Encoder
 from flowrl.rewards.place import Place, batched
 
 from . import references
@@ -32,7 +32,7 @@ class Pair:
     """
 
     name: str
-    model: Clip
+    model: Encoder
     trained: tuple[str, ...]
     held: Sequence[np.ndarray] = field(default=(), repr=False)
     settings: PairSettings = field(default_factory=PairSettings)
@@ -105,14 +105,15 @@ class Pair:
         return network.visual
 
     def _texts(self, prompts: Sequence[str]) -> Tensor:
-        return self.model.texts(prompts).float().cpu()
+        with self.model.network.ready():
+            return self.model.texts(prompts).cpu()
 
     def _seen(self, images: list[np.ndarray], weights: Weights) -> Tensor:
         return batched(lambda cut: self._unit(images[cut], weights), len(images), self.model.network.batch)
 
     def _unit(self, images: list[np.ndarray], weights: Weights) -> Tensor:
         """Unit features [N, D] on the CPU, with a graph where the weights have one."""
-        pixels = torch.stack([self.model.preprocess(Image.fromarray(image)) for image in images])
+        pixels = self.model.preparation(images)
         vision = self._vision()
         kind = next(vision.parameters())
         placed = {name: w.to(kind.device, kind.dtype) for name, w in weights.items()}
@@ -127,9 +128,9 @@ def pair(variant: str | None = None, place: Place | None = None) -> Pair:
     By default it learns where generated images are ahead on average, and there the policy waits.
 
     variant: "[FOLDER][@MODEL][?name:value,...]": reference images of no prompt (none: each prompt's own), a model as
-    `rewards.clip` takes it (default: the embedded one), fields of `PairSettings`.
+    `contrastive.clip` takes it (default: the embedded one), fields of `PairSettings`.
 
-    Raises: ValueError for settings that cannot be, a model without resblocks, or a folder without images; what `rewards.clip`
+    Raises: ValueError for settings that cannot be, a model without resblocks, or a folder without images; what `contrastive.clip`
     raises.
 
     Source: Adv-GRPO (2511.20256), its preference mode: PickScore, the last two vision layers, Adam 5e-6 (0.5, 0.999).
@@ -137,7 +138,7 @@ def pair(variant: str | None = None, place: Place | None = None) -> Pair:
     logits is outside the reward.
     """
     read, settings = parse(variant, PairSettings)
-    model = clip(read.network or None, place)
+    model = clip(read.network or None, place).encoder
     held = references.folder(read.folder) if read.folder else ()
     built = Pair(f"adversarial_pair:{variant}" if variant else "adversarial_pair", model, (), held, settings)
     return replace(built, trained=_last(built._vision(), settings.layers, read.network))
