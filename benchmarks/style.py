@@ -40,6 +40,7 @@ from flowrl.sizes import Sizes
 
 COUNT = 24  # images of the style
 PICTURES = 8  # kept of each arm
+SEARCHED = 100  # seed of runs that only choose a rate
 
 
 @dataclass(frozen=True)
@@ -131,9 +132,9 @@ def jobs(o: Options, done: Sequence[dict[str, object]], images: Path) -> list[Ar
         if name == "untrained":
             found.append(Arm(name, images, 0.0, 0.0, 0))
             continue
-        tried = {rate: [d for d in done if d["key"] == [name, rate, o.search, 100]] for rate in o.rates}
+        tried = {rate: [d for d in done if d["key"] == [name, rate, o.search, SEARCHED]] for rate in o.rates}
         if o.search and len(o.rates) > 1:
-            found += [Arm(name, images, rate, o.search, 100) for rate, told in tried.items() if not told]
+            found += [Arm(name, images, rate, o.search, SEARCHED) for rate, told in tried.items() if not told]
             if not all(tried.values()):
                 continue
         good = {rate: float(str(t[0]["style"])) if float(str(t[0]["soft"])) >= floor else -1.0 for rate, t in tried.items() if t}

@@ -424,9 +424,9 @@ def test_dinov2_is_known_by_name_and_says_what_is_missing(monkeypatch: pytest.Mo
 
 
 def test_names_are_read() -> None:
-    assert parse(None, Settings) == (("", "", {}), Settings())
+    assert parse(None, Settings) == (("", ""), Settings())
     read, its = parse("my_style@dinov2?loss:bce,trigger:every/4,spectral:true,steps:3,rate:1e-3", Settings)
-    assert read[:2] == ("my_style", "dinov2")
+    assert read == ("my_style", "dinov2")
     assert its == Settings(loss="bce", trigger="every/4", spectral=True, steps=3, rate=1e-3)
     assert parse("@hf-hub:owner/name", PairSettings)[0].network == "hf-hub:owner/name"
     assert rewards.parse("adversarial:a@dinov2?loss:bce=0.5") == ("adversarial:a@dinov2?loss:bce", 0.5)

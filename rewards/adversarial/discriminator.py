@@ -48,7 +48,7 @@ class Adversarial:
         told = torch.zeros(0, 2)
         if len(drawn.images):
             length = drawn.images.shape[1]
-            keys = [samples.prompts[p] for p in drawn.prompt.tolist() for _ in range(length)]
+            keys = references.keys(samples, drawn)
             tokens = self.tokens(list(drawn.frames.numpy()), keys, state["iteration"]).unit()
             out = heads.tell(restore(state["learner"]).weights, tokens, its.spectral)
             told = torch.stack([out.whole, out.patches.mean(1)], 1).unflatten(0, (-1, length)).mean(1)
@@ -79,10 +79,10 @@ class Adversarial:
         """Raises: ValueError where there is no reference image; FloatingPointError where the loss is not finite."""
         its, at = self.settings, int(state["iteration"])
         drawn = references.generated(samples)
-        frames, length = drawn.frames, drawn.images.shape[1]
+        frames = drawn.frames
         given = references.real(samples, self.held, max(len(frames), its.batch), its.seed, at)
         real = self.tokens(given.images, given.keys, at)
-        fake = self.tokens(list(frames.numpy()), [samples.prompts[p] for p in drawn.prompt.tolist() for _ in range(length)], at)
+        fake = self.tokens(list(frames.numpy()), references.keys(samples, drawn), at)
         learner = restore(state["learner"])
         told = self._seen(learner.weights, real, fake)
         metrics = {"adversarial/accuracy": told.accuracy, "adversarial/margin": told.margin}

@@ -46,7 +46,8 @@ class Learner(NamedTuple):
 
 
 def begin(weights: Weights) -> Learner:
-    return Learner(weights, *({n: torch.zeros_like(w) for n, w in weights.items()} for _ in range(2)), 0)
+    first, second = ({n: torch.zeros_like(w) for n, w in weights.items()} for _ in range(2))
+    return Learner(weights, first, second, 0)
 
 
 def restore(state: Mapping[str, Any]) -> Learner:

@@ -55,6 +55,11 @@ def generated(samples: Samples) -> Generated:
     return Generated(images.unsqueeze(1) if images.ndim == 4 else images, scored.nonzero()[:, 0])
 
 
+def keys(samples: Samples, drawn: Generated) -> list[str]:
+    """The prompt of every frame: what chooses its patches."""
+    return [str(samples.prompts[p]) for p in drawn.prompt.tolist() for _ in range(drawn.images.shape[1])]
+
+
 class Real(NamedTuple):
     """Reference images and what keys the choices made in them. prompt: index of the prompt each belongs to, -1: to none."""
 
@@ -68,19 +73,18 @@ def real(samples: Samples, held: Sequence[np.ndarray], most: int, seed: int, ite
 
     Raises: ValueError where there are none.
     """
-    if held:
-        pool = Real(held, [f"folder {i}" for i in range(len(held))], [-1] * len(held))
-    else:
-        own = [[]] * len(samples.prompts) if samples.references is None else samples.references
-        told = [(image, f"{i} of {samples.prompts[p]}", p) for p, images in enumerate(own) for i, image in enumerate(images)]
-        if not told:
-            raise ValueError(
-                "an adversarial reward compares with real images, and these prompts have none; give a folder "
-                "(adversarial:FOLDER), or prompts with an image each"
-            )
-        pool = Real(*map(list, zip(*told, strict=True)))
-    chosen = some(len(pool.keys), most, generator("real", seed, iteration)).tolist()
-    return Real(*([part[i] for i in chosen] for part in pool))
+    told = [(image, f"folder {i}", -1) for i, image in enumerate(held)] or [
+        (image, f"{i} of {prompt}", p)
+        for p, (prompt, own) in enumerate(zip(samples.prompts, samples.references or (), strict=False))
+        for i, image in enumerate(own)
+    ]
+    if not told:
+        raise ValueError(
+            "an adversarial reward compares with real images, and these prompts have none; give a folder (adversarial:FOLDER), or "
+            "prompts with an image each"
+        )
+    chosen = [told[i] for i in some(len(told), most, generator("real", seed, iteration)).tolist()]
+    return Real([image for image, _, _ in chosen], [key for _, key, _ in chosen], [p for _, _, p in chosen])
 
 
 def choice(seed: int, iteration: int, key: str, patches: int, wanted: int) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from .learning import Adam
 from .losses import LOSSES
-from .triggers import TRIGGERS, named
+from .triggers import named
 
 COMPAT = "Adv-GRPO@8287f90"
 
@@ -90,18 +90,17 @@ class PairSettings:
 
 
 class Variant(NamedTuple):
-    """What follows the name: a folder of references ("": each prompt's own), a network's name ("": the default), settings."""
+    """What follows a reward's name: a folder of references ("": each prompt's own), a network's name ("": the default)."""
 
     folder: str
     network: str
-    settings: dict[str, Any]
 
 
 S = TypeVar("S", Settings, PairSettings)
 
 
 def parse(variant: str | None, kind: type[S]) -> tuple[Variant, S]:
-    """Read "[FOLDER][@NETWORK][?name:value,name:value]".
+    """Read "[FOLDER][@NETWORK][?name:value,name:value]" as (where things are, settings).
 
     Raises: ValueError for a setting that does not exist or a value of another kind.
     """
@@ -118,7 +117,7 @@ def parse(variant: str | None, kind: type[S]) -> tuple[Variant, S]:
             hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}, written name:value"
             raise ValueError(f"setting {word!r} of a discriminator does not exist; {hint}")
         given[name] = _value(name, text, known[name])
-    return Variant(folder, network, given), kind(**given)
+    return Variant(folder, network), kind(**given)
 
 
 def _value(name: str, text: str, default: Any) -> Any:
@@ -131,6 +130,3 @@ def _value(name: str, text: str, default: Any) -> Any:
     except ValueError:
         what = "a whole number" if isinstance(default, int) else "a number"
         raise ValueError(f"setting {name} of a discriminator is {text!r}; give {what}") from None
-
-
-__all__ = ["COMPAT", "TRIGGERS", "PairSettings", "Settings", "Variant", "parse"]
