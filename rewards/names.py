@@ -57,7 +57,6 @@ def make(spec: str | Callable[..., Any] | Reward, name: str | None = None, place
     if not isinstance(spec, str):
         return _lift(spec, name or _called(spec))
     open_only(spec)
-    name = name or spec
     _check(spec)
     head, _, variant = spec.partition(":")
     if head not in TABLE:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-import os
 from pathlib import Path
 
 import numpy as np
 import pytest
+from outside import SHARED, wanted
 from PIL import Image
 
 from flowrl.rewards.geneval.yolox import Yolox, yolox
 
-SHARED = Path(os.environ.get("FLOWRL_SHARED", Path(__file__).parent.parent.parent / "shared"))
 WEIGHTS = SHARED / "weights" / "detector" / "yolox_nano_416_coco80.onnx"
 FILES = {"person": "astronaut.png", "cat": "chelsea.png", "cup": "coffee.png", "motorcycle": "motorcycle_left.png"}
 Placed = tuple[np.ndarray, tuple[int, int], tuple[int, int]]
@@ -51,6 +50,4 @@ def composite(height: int, width: int, *placed: Placed) -> np.ndarray:
 @functools.cache
 def detector() -> Yolox:
     pytest.importorskip("onnxruntime")
-    if not WEIGHTS.is_file():
-        pytest.skip(f"the detector's file {WEIGHTS.name} is not on this machine; FLOWRL_SHARED names the folder")
-    return yolox(WEIGHTS)
+    return yolox(wanted("weights/detector/yolox_nano_416_coco80.onnx"))

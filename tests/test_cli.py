@@ -396,9 +396,10 @@ def test_sample_writes_images_a_sheet_and_metadata_that_score_reads(tiny: Path, 
     )
     assert call("score", "s", "--reward", "mine.py:redness") == 0
     said = capsys.readouterr().out
-    scores = [json.loads(line) for line in Path("s/scores.jsonl").read_text().splitlines()]
+    with Path("s/scores/scores.csv").open() as file:
+        scores = list(csv.DictReader(file))
     wanted = [np.asarray(Image.open(Path("s") / row["file_name"]))[..., 0].mean() for row in scores]
-    assert [row["mine.py:redness"] for row in scores] == pytest.approx(wanted)
+    assert [float(row["mine.py:redness"]) for row in scores] == pytest.approx(wanted)
     assert f"{np.mean(wanted):.4f}" in said and "mine.py:redness" in said
 
 

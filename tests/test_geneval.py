@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import astuple
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from outside import wanted
 
 from flowrl.rewards.geneval.aggregate import overall
 from flowrl.rewards.geneval.objects import Detections, Limits, Thing, sorted_things
 from flowrl.rewards.geneval.rules import Verdict, judge, read, relations
 from flowrl.rewards.geneval.words import CLASSES, COLOURS, RELATIONS, TAGS, labels
 
-SHARED = Path(os.environ.get("FLOWRL_SHARED", Path(__file__).parent.parent.parent / "shared"))
-GENEVAL = SHARED / "data" / "geneval"
 quick = settings(deadline=None, max_examples=200)  # a shared machine may stall at any moment
 
 Seen = tuple[str, float, tuple[float, float, float, float]]
@@ -268,9 +265,7 @@ def test_detections_that_cannot_be_are_refused() -> None:
 
 
 def _lines(name: str) -> list[dict[str, Any]]:
-    if not (GENEVAL / name).is_file():
-        pytest.skip("GenEval's files are not on this machine; FLOWRL_SHARED names the folder")
-    return [json.loads(line) for line in (GENEVAL / name).read_text().splitlines()]
+    return [json.loads(line) for line in wanted(f"data/geneval/{name}").read_text().splitlines()]
 
 
 def test_the_official_prompts_are_read_whole() -> None:
@@ -306,9 +301,7 @@ def test_a_picture_that_is_what_was_asked_for_is_right_in_every_official_prompt(
 
 
 def test_the_classes_are_those_of_the_official_list() -> None:
-    if not (GENEVAL / "object_names.txt").is_file():
-        pytest.skip("GenEval's files are not on this machine; FLOWRL_SHARED names the folder")
-    assert list(CLASSES) == (GENEVAL / "object_names.txt").read_text().split("\n")[:80]
+    assert list(CLASSES) == wanted("data/geneval/object_names.txt").read_text().split("\n")[:80]
 
 
 def test_detectors_names_become_genevals() -> None:

@@ -17,9 +17,13 @@ ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 SETUPTOOLS = PROJECT["tool"]["setuptools"]
 FOLDERS = {name: ROOT / folder for name, folder in SETUPTOOLS["package-dir"].items()}
+DATA = (".json", ".yaml", ".txt")
 LINKS = {"samplers": "../samplers", "rewards": "../rewards", "kernels": "../kernels/ops"}
 # Below recipes, a reward is known by these only.
 REWARD_TYPES = {"Reward", "RewardError", "Rule", "Samples", "Scores", "State", "pictures", "ruled", "total"}
+
+# Modules of rewards that know nothing of any reward.
+BASE = (["base"], ["pictures"], ["pairs", "rates"])
 
 # Group -> groups it may import besides itself. A module that is not named here is part of the loop.
 LAYERS: dict[str, set[str]] = {
@@ -84,7 +88,7 @@ def group(module: str, name: str = "") -> str:
     if len(parts) == 1 or parts[1] == "__main__":
         return "root"
     if parts[1] == "rewards":
-        return "base" if parts[2:] in (["base"], ["pictures"]) or (len(parts) == 2 and name in REWARD_TYPES) else "rewards"
+        return "base" if parts[2:] in BASE or (len(parts) == 2 and name in REWARD_TYPES) else "rewards"
     return parts[1] if parts[1] in LAYERS else "loop"
 
 
@@ -246,6 +250,9 @@ def test_the_wheel_holds_every_module_and_asset_once(place: Path):
     expected |= {
         path.relative_to(ROOT).as_posix() for path in _files(ROOT / "flowrl") if path.suffix != ".py" and path.name not in LINKS
     }
+    # data of the folders that lie beside the package
+    data = [path for link, target in LINKS.items() for path in _files(ROOT / target.removeprefix("../")) if path.suffix in DATA]
+    expected |= {"flowrl/" + path.relative_to(ROOT).as_posix() for path in data}
     metadata = {name for name in found if ".dist-info/" in name}
     assert sorted(set(found) - metadata) == sorted(expected)
 

@@ -1,9 +1,8 @@
-"""Aesthetic predictors: LAION's head on LAION's embeddings (FLOWRL_WEIGHTS), the whole on tiny models of the real classes."""
+"""Aesthetic predictors: LAION's head on LAION's embeddings, the whole on tiny models of the real classes."""
 
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +10,15 @@ import pytest
 import tiny_encoders as tiny
 import torch
 import transformers
+from outside import SHARED, needs
 
 from flowrl import rewards
 from flowrl.rewards import Place
 from flowrl.rewards.contrastive import aesthetic as module
 from flowrl.rewards.contrastive.aesthetic import HEADS, Aesthetic, Head, aesthetic, head
 
-WEIGHTS = Path(os.environ.get("FLOWRL_WEIGHTS", Path(__file__).parent.parent / "shared" / "weights")) / "aesthetic"
-real = pytest.mark.skipif(not WEIGHTS.is_dir(), reason="FLOWRL_WEIGHTS names no folder with aesthetic/ in it")
+WEIGHTS = SHARED / "weights" / "aesthetic"
+real = needs("weights/aesthetic")
 LAION = WEIGHTS / "laion_v2_sac+logos+ava1-l14-linearMSE.pth"
 # rewards.md 1.1: ratings 0 to 9
 SCORES = [1.655, 2.359, 3.070, 3.672, 4.238, 4.701, 5.073, 5.365, 5.577, 5.747]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from outside import SHARED, needs
 from torch import Tensor
 from torch.nn import functional
 
@@ -17,10 +17,7 @@ from flowrl.rewards.networks import perceptual, stages
 
 torchvision = pytest.importorskip("torchvision")
 
-WEIGHTS = os.environ.get(
-    "FLOWRL_LPIPS", str(Path(__file__).resolve().parents[2] / "shared/weights/lpips/lpips_alexnet_v0.1.safetensors")
-)
-REAL = pytest.mark.skipif(not Path(WEIGHTS).is_file(), reason="FLOWRL_LPIPS names no file of LPIPS weights")
+REAL = needs("weights/lpips")
 
 
 def images(*shape: int, seed: int = 1) -> np.ndarray:
@@ -211,7 +208,7 @@ def test_real_lpips_orders_blur_and_other_pictures() -> None:
     with cbook.get_sample_data("grace_hopper.jpg") as file:
         photo = np.array(Image.open(file).convert("RGB").crop((128, 40, 384, 296)))
     shown = np.stack([photo, blurred(photo, 1), blurred(photo, 4), images(256, 256)])
-    network = Place().house(stages.distances(WEIGHTS))
+    network = Place().house(stages.distances(str(SHARED / "weights" / "lpips" / "lpips_alexnet_v0.1.safetensors")))
     same, soft, softer, other = perceptual.towards(network, shown, [photo]).tolist()
     assert abs(same) < 1e-6
     assert -0.3 < soft < -0.05

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from functools import cache
@@ -14,6 +13,7 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from outside import wanted
 from PIL import Image, ImageDraw, ImageFont
 
 from flowrl import rewards
@@ -22,7 +22,6 @@ from flowrl.rewards.rules.ocr import Ocr, ocr
 from flowrl.rewards.rules.quotes import normal, targets
 from flowrl.rewards.rules.reading import Line, orders, rapid
 
-SHARED = Path(os.environ.get("FLOWRL_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 FONTS = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
 FACES = ("DejaVuSans", "DejaVuSerif", "DejaVuSansMono")
 SIZES = (24, 40)
@@ -338,9 +337,7 @@ def test_drawn_text_is_read(engine) -> None:
 @pytest.mark.evidence("real", "ocr")
 def test_the_first_texts_of_flow_grpo_are_read(engine, count: int) -> None:
     """All 200 are 1200 images, 12 minutes of one core."""
-    file = SHARED / "flow_grpo" / "ocr_test.txt"
-    if not file.is_file():
-        pytest.skip("flow_grpo's ocr_test.txt is not on this machine; FLOWRL_DATA=FOLDER names the folder its own is in")
+    file = wanted("data/flow_grpo/ocr_test.txt")
     texts = [line.split('"')[1] for line in file.read_text(encoding="utf-8").splitlines()[:count]]
     for scores in read_back(engine, texts):
         assert len(scores) == 6 * count

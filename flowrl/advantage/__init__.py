@@ -15,7 +15,7 @@ from .history import tracked
 from .leafwise import Bundled, Dcpo, San, Spo, Tracked, carried
 from .ported import d3s, gpg, mc, min_norm, ngrpo, noon, pama, pass_at_k, san, tempo, treepo, unlikely
 from .ported_history import Risk, dcpo, earned, followed, riskpo, spo, spo_start, spo_weights
-from .preference import blended, win_rate, wins
+from .preference import win_rate, wins
 from .selection import extremes, narrowed, top
 from .several import Combine, front, gated, gdpo, pooled, summed, weighted
 from .trees import Fusion, below, completions, gains, granular, node_rewards, path_sums, peers, turning
@@ -52,7 +52,6 @@ __all__ = [
     "below",
     "best",
     "best_worst",
-    "blended",
     "carried",
     "center",
     "completions",

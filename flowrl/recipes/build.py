@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache, partial
 from typing import Any
 
@@ -10,7 +10,7 @@ from flowrl import data, direct, methods, selection, settings
 from flowrl.data import Prompts
 from flowrl.direct import Direct
 from flowrl.recipe import DataSpec, MethodSpec, Recipe, SelectionSpec
-from flowrl.rewards import Place, Rule, make
+from flowrl.rewards import TABLE, Place, Rule, make
 from flowrl.rewards.base import Reward
 from flowrl.rewards.load import load
 from flowrl.selection import Selection
@@ -116,10 +116,12 @@ def rewards(recipe: Recipe, given: Mapping[str, Any] | None, device: str) -> dic
     """
     out: dict[str, tuple[Reward, float]] = {}
     for spec in recipe.rewards:
-        if spec.name in out:
-            raise ValueError(f"reward {spec.name!r} is given twice; add the weights up instead")
-        place = Place(spec.device or device, spec.dtype, spec.batch, spec.offload)
-        out[spec.name] = (make(spec.name, place=place), spec.weight)
+        made = make(spec.name, place=Place(spec.device or device, spec.dtype, spec.batch, spec.offload))
+        # GenEval says by whom it is judged; a reward of the user's is called what the user calls it
+        name = made.name if spec.name.partition(":")[0] in TABLE else spec.name
+        if name in out:
+            raise ValueError(f"reward {name!r} is given twice; add the weights up instead")
+        out[name] = (made, spec.weight)
     for name, value in (given or {}).items():
         if name in out:
             raise ValueError(f"reward {name!r} is given twice, in the recipe and as a value; give one of them another name")
@@ -132,9 +134,9 @@ def rewards(recipe: Recipe, given: Mapping[str, Any] | None, device: str) -> dic
     return out
 
 
-def rules(recipe: Recipe) -> dict[str, Rule]:
-    """name -> what the reward does beside being added up, for those that do more."""
-    asked = {spec.name: Rule(spec.threshold, spec.gate) for spec in recipe.rewards}
+def rules(recipe: Recipe, made: Iterable[str]) -> dict[str, Rule]:
+    """name -> what the reward does beside being added up, for those that do more. made: the names, in the recipe's order."""
+    asked = {name: Rule(spec.threshold, spec.gate) for spec, name in zip(recipe.rewards, made, strict=False)}
     return {name: rule for name, rule in asked.items() if rule != Rule()}
 
 

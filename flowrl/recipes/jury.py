@@ -80,9 +80,11 @@ class Jury:
         return within_memory(session, attempt)
 
     def quick(self, session: Session) -> dict[str, float]:
-        """The judges' means over one image of each of a few captions, and how the pictures look; the images go to
+        """The judges' means over an image of each of a few captions, and how the pictures look; the images go to
         samples/<iteration>.png. What the guards say is logged, and is in session.books["alarm"]."""
-        seen = self._judge(self.few, 1, session, show=spread(len(self.few), SHOWN))
+        # one image alone has nothing to be compared with
+        each = 2 if any(_relative(reward) for reward in self.judges.values()) else 1
+        seen = self._judge(self.few, each, session, show=spread(len(self.few), SHOWN))
         scores = next(iter(seen.scores.values()))
         with self.parts.world.together():
             if self.parts.world.main:
@@ -107,7 +109,7 @@ class Jury:
             history[0]["looks"] |= {name[5:]: v for name, v in recent[0].items() if name.startswith("look/")}
         since = {name: float(np.mean([row[name] for row in recent])) for name in (recent[0] if recent else {})}
         looks = {**seen.looks, **{name[5:]: value for name, value in since.items() if name.startswith("look/")}}
-        scores = {name: values[:, 0].tolist() for name, values in seen.scores.items()}
+        scores = {name: np.nanmean(values, 1).tolist() for name, values in seen.scores.items()}
         history.append(asdict(Look(session.iteration, scores, since.get("reward/mean", math.nan), looks)))
         told = [Look(**one) for one in history]
         session.books["alarm"] = guards.verdict(self.guard, told, self.free)
