@@ -88,7 +88,7 @@ def test_a_finished_run_is_told_whole(finished: RunFolder) -> None:
         assert (
             f"{result[key]['score']:.3f}" in found.text and f"{result[key]['low']:.3f} to {result[key]['high']:.3f}" in found.text
         )
-    for title in ("Before and after", "By task", "What was not trained on", "Training", "Time and versions", "Configuration"):
+    for title in ("Before and after", "By task", "Seen beside it", "Training", "Time and versions", "Configuration"):
         assert f"{title} " in found.text
     for title in (
         "Reward in training",
