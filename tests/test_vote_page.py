@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from vote_desk import drawn, folder, lines, request, run, served
 
 pytest.importorskip("fastapi")
 playwright = pytest.importorskip("playwright.sync_api", reason="the page is tested in a browser; pip install playwright")
-from vote_desk import drawn, folder, lines, request, run, served
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [pytest.mark.ci, pytest.mark.skipif(CHROMIUM is None, reason="the page is tested in Chromium, which is not here")]
@@ -60,12 +60,12 @@ def show(browser: Any, request: pytest.FixtureRequest) -> Iterator[Opened]:
 
 
 def ready(page: Any) -> None:
-    page.wait_for_selector(".images.ready, #end:not([hidden])")
+    page.wait_for_selector(".images.ready:not([hidden]), #end:not([hidden])")
     page.wait_for_timeout(50)
 
 
 def counted(page: Any, done: int) -> None:
-    page.wait_for_function(f"document.querySelector('#count b').textContent === '{done}'")
+    playwright.expect(page.locator("#count b")).to_have_text(str(done), timeout=20_000)
     ready(page)
 
 
@@ -152,7 +152,7 @@ def test_a_phone_fits_without_scrolling_and_taps_vote(tmp_path: Path, show: Open
         first, second = boxes(page, ".images button")
         assert first["y"] + first["height"] <= second["y"] and first["width"] > 350 and first["height"] > 250
         for box in boxes(page, "button"):
-            assert box["height"] >= 44 and box["width"] >= 44 and 0 <= box["x"] and box["x"] + box["width"] <= 390
+            assert box["height"] >= 44 and box["width"] >= 44 and box["x"] >= 0 and box["x"] + box["width"] <= 390
             assert box["y"] + box["height"] <= 844
         paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
         assert max(map(int, re.findall(r"\d+", paper))) < 60, "dark where the phone is dark"
