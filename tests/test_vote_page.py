@@ -60,7 +60,7 @@ def show(browser: Any, request: pytest.FixtureRequest) -> Iterator[Opened]:
 
 
 def ready(page: Any) -> None:
-    page.wait_for_selector(".images.ready, #end:not([hidden])")
+    page.wait_for_selector(".images.ready:not([hidden]), #end:not([hidden])")
     page.wait_for_timeout(50)
 
 
