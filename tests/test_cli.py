@@ -550,6 +550,7 @@ def test_score_takes_prompts_from_a_file_and_shows_groups_to_rewards_that_compar
     assert [float(row["mine.py:ranks"]) for row in rows] == [0, 1, 2, 3] * 3
     assert [float(row["mine.py:ranks/red"]) for row in rows] == list(range(12))
     (tmp_path / "p.txt").write_text("one\ntwo\nthree\nfour\nfive\n")
+    capsys.readouterr()
     assert "12 images for 5 prompts" in refused(capsys, "score", "s", "--prompts", "p.txt", "--reward", "mine.py:ranks")
 
 

@@ -18,6 +18,8 @@ LEVELS = {
 }
 COLUMNS = ("name", "evidence", "weights", "memory", "licence", "measures")
 CHECK = "check"
+WIDE = 120
+"""Columns of a terminal that shows licences and memory too; both are in `flowrl rewards NAME`."""
 
 
 def rewards(
@@ -87,16 +89,18 @@ def listing(console: Console) -> None:
 
     from flowrl.rewards.table import SECTIONS
 
-    shown = levels()
+    shown, narrow = levels(), console.width < WIDE
+    kept = [i for i, title in enumerate(COLUMNS) if not (narrow and title in ("memory", "licence"))]
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1))
-    for title in COLUMNS:
+    for title in (COLUMNS[i] for i in kept):
         wide = title in ("licence", "measures")
-        table.add_column(title, justify="right" if title in ("weights", "memory") else "left", no_wrap=not wide, ratio=None)
+        table.add_column(title, justify="right" if title in ("weights", "memory") else "left", no_wrap=not wide)
     for title, rows in SECTIONS.items():
         table.add_row()
         table.add_row(Text(title, style="bold"))
         for name, row in rows.items():
-            table.add_row(*map(Text, _cells(name, row, shown)))
+            cells = _cells(name, row, shown)
+            table.add_row(*(Text(cells[i]) for i in kept))
     console.print(table)
     console.print()
     for kind, means in LEVELS.items():

@@ -9,7 +9,7 @@ HERE = __name__.rpartition(".")[0]
 ROWS: dict[str, Row] = {
     "geneval": Row(
         f"{HERE}.reward:geneval",
-        "objects, counts, colours and places a prompt asks for, by an object detector (GenEval)",
+        "objects, counts, colours and places a prompt asks for, by an object detector (GenEval); our tests score with YOLOX",
         "[soft | official | flow_grpo][@mask2former[:REPOSITORY or FOLDER] | @yolox:FILE.onnx][+clip[:MODEL] | +hsv]",
         placed=True,
         pure=True,
