@@ -873,6 +873,61 @@ MUTANTS = (
     Mutant(
         "16 bits by 256", "rewards/pictures.py", "astype(np.float64) / 257", "astype(np.float64) / 256", "test_rewards_pictures.py"
     ),
+    # rewards in the loop
+    Mutant(
+        "rivals of two prompts meet",
+        "rewards/lift.py",
+        "np.stack([owner, rival], 1)",
+        "np.stack([rival, rival], 1)",
+        "test_rewards_forms.py",
+    ),
+    Mutant("a failure is remembered", "rewards/cache.py", "if not np.isnan(entry[0])", "if entry", "test_rewards_forms.py"),
+    Mutant(
+        "a shape is not part of a picture",
+        "rewards/cache.py",
+        "[image.shape, prompt, metadata]",
+        "[prompt, metadata]",
+        "test_rewards_forms.py",
+    ),
+    Mutant(
+        "a gate looks behind the threshold",
+        "rewards/combine.py",
+        "score.values >= rule.gate",
+        "values >= rule.gate",
+        "test_rewards.py",
+    ),
+    Mutant("an unread gate is open", "rewards/combine.py", "valid = valid & known", "valid = valid & valid", "test_rewards.py"),
+    Mutant("a skipped iteration trains", "flowrl/loop.py", "if skipped else _train", "if False else _train", "test_learners.py"),
+    Mutant(
+        "lessons are forgotten",
+        "flowrl/scoring.py",
+        "states[name], told, skip = reward.update",
+        "_, told, skip = reward.update",
+        "test_learners.py",
+    ),
+    Mutant(
+        "a fall is compared with the first look",
+        "flowrl/guards.py",
+        "best = max(seen, key=",
+        "best = min(seen[:1], key=",
+        "test_guards.py",
+    ),
+    Mutant("guards speak while the reward falls", "flowrl/guards.py", "last.trained > best.trained and ", "", "test_guards.py"),
+    Mutant("one bad look is enough", "flowrl/guards.py", "told[0] if all(told)", "told[0] if any(told)", "test_guards.py"),
+    Mutant(
+        "a hacked checkpoint is the best",
+        "flowrl/recipes/jury.py",
+        "math.nan if bad else",
+        "math.nan if not seen else",
+        "test_guards.py",
+    ),
+    Mutant(
+        "a stopped run keeps its last weights",
+        "flowrl/recipes/run.py",
+        "                _go_back(session, folder)\n",
+        "",
+        "test_guards.py",
+    ),
     # what is said of methods
     Mutant(
         "a second update leaves the clip idle",

@@ -240,6 +240,7 @@ def test_garbage_is_nan_and_one_warning(body: bytes) -> None:
             assert np.isnan(made(pictures(2), ["a", "a"], [{}] * 2).values).all()
 
 
+@pytest.mark.evidence("real", "remote")
 def test_exactly_the_images_of_a_failed_chunk_are_nan_and_the_parts_of_others_stay() -> None:
     def answer(handler: BaseHTTPRequestHandler, body: bytes) -> None:
         told = json.loads(body)["prompts"]
