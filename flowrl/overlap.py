@@ -11,14 +11,14 @@ from types import TracebackType
 import torch
 from torch import Tensor
 
-from flowrl.rewards.base import Reward, Samples, Scores, State, Waits
+from flowrl.rewards.base import Reward, Samples, Scores, State, waits
 
 Chunk = tuple[Tensor, Samples]
 
 
 def waiting(rewards: Mapping[str, Reward]) -> dict[str, Reward]:
     """Those that say they wait (`rewards.base.Waits`)."""
-    return {name: reward for name, reward in rewards.items() if isinstance(reward, Waits) and reward.waits}
+    return {name: reward for name, reward in rewards.items() if waits(reward)}
 
 
 class Early:

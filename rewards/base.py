@@ -93,11 +93,24 @@ class Compares(Protocol):
 
 
 @runtime_checkable
+class Relative(Protocol):
+    """A reward that says whether its scores are among rivals, so that their mean over a group says nothing."""
+
+    @property
+    def relative(self) -> bool: ...
+
+
+@runtime_checkable
 class Waits(Protocol):
     """A reward, or its function, that says whether its scores are computed elsewhere while this process only waits for them."""
 
     @property
     def waits(self) -> bool: ...
+
+
+def waits(value: object) -> bool:
+    """Whether something says that it waits."""
+    return isinstance(value, Waits) and value.waits
 
 
 @runtime_checkable

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from .base import waits
 from .forms import Detailed, Metadata, column, detailed
 
 Function = Callable[[np.ndarray, list[str], list[Metadata]], Any]
@@ -24,6 +25,10 @@ class Cached:
     function: Function
     size: int
     held: OrderedDict[bytes, Entry] = field(default_factory=OrderedDict[bytes, Entry], repr=False, compare=False)
+
+    @property
+    def waits(self) -> bool:
+        return waits(self.function)
 
     def __call__(self, images: np.ndarray, prompts: list[str], metadata: list[Metadata]) -> Detailed:
         keys = [key(images[i], prompts[i], metadata[i]) for i in range(len(prompts))]

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from torch import Tensor
 
+from .base import waits
+
 Metadata = dict[str, Any]
 References = list[np.ndarray]
 """The reference images of one prompt, uint8 [H, W, 3] each; none: an empty list."""
@@ -46,6 +48,10 @@ class Groupwise:
 
     function: Callable[[np.ndarray, str, Metadata], Any]
 
+    @property
+    def waits(self) -> bool:
+        return waits(self.function)
+
     def on(self, call: Call) -> Detailed:
         values = np.full(len(call.prompts), np.nan)
         parts: dict[str, np.ndarray] = {}
@@ -64,6 +70,10 @@ class Referenced:
     """See `referenced`."""
 
     function: Callable[[np.ndarray, list[str], list[Metadata], list[References]], Any]
+
+    @property
+    def waits(self) -> bool:
+        return waits(self.function)
 
     def on(self, call: Call) -> Any:
         return self.function(call.images, call.prompts, call.metadata, call.references)

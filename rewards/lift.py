@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .base import Compares, NotAScore, Samples, Scores, State, Waits, WithGraph
+from .base import Compares, NotAScore, Samples, Scores, State, WithGraph, waits
 from .forms import Call, Detailed, Form, Groupwise, detailed
 
 Function = Callable[[np.ndarray, list[str], list[dict[str, Any]]], Any]
@@ -38,14 +38,18 @@ class Lifted:
     function: Function | Form
 
     @property
+    def relative(self) -> bool:
+        return isinstance(self.function, Groupwise)
+
+    @property
     def compares(self) -> bool:
         """Whether its function is groupwise, or says so of itself (`base.Compares`)."""
-        return isinstance(self.function, Groupwise) or (isinstance(self.function, Compares) and self.function.compares)
+        return self.relative or (isinstance(self.function, Compares) and self.function.compares)
 
     @property
     def waits(self) -> bool:
         """Whether its function says so of itself (`base.Waits`)."""
-        return isinstance(self.function, Waits) and self.function.waits
+        return waits(self.function)
 
     def init(self) -> State:
         return {"scored": 0, "failed": 0}

@@ -162,3 +162,15 @@ def test_batches_cover_all_rows_in_order(count: int, size: int) -> None:
     assert batched(call, count, size).tolist() == list(range(count)) and max(c.stop - c.start for c in cuts) <= size
     with pytest.raises(ValueError, match="nothing to score"):
         batched(call, 0, size)
+
+
+def test_what_waits_is_known_through_every_form() -> None:
+    class Far:
+        waits = True
+
+        def __call__(self, *told: Any) -> list[float]:
+            return []
+
+    for made in (Far(), cached(Far()), groupwise(Far()), referenced(Far())):
+        assert rewards.make(made, "far").waits  # pyright: ignore[reportAttributeAccessIssue]
+    assert not rewards.make(cached(Counter()), "near").waits  # pyright: ignore[reportAttributeAccessIssue]

@@ -17,7 +17,7 @@ from flowrl.folder import RunFolder
 from flowrl.guards import Look
 from flowrl.heldout import Judged, judge
 from flowrl.loop import Parts, Session, within_memory
-from flowrl.rewards.base import Compares, Reward, TrainableReward, Waits
+from flowrl.rewards.base import Relative, Reward, TrainableReward
 from flowrl.sizes import Sizes
 
 from . import build
@@ -37,8 +37,7 @@ def bench(parts: Parts[Any], given: Mapping[str, Reward]) -> dict[str, Reward]:
 
 
 def _relative(reward: Reward) -> bool:
-    """Whether a reward's mean says nothing. One on another machine is taken for one that has a level."""
-    return isinstance(reward, Compares) and reward.compares and not (isinstance(reward, Waits) and reward.waits)
+    return isinstance(reward, Relative) and reward.relative
 
 
 class Jury:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flowrl.rewards.base import waits
 from flowrl.rewards.forms import Detailed, Groupwise, Metadata, column, groupwise
 
 from .judge import Judge, judging
@@ -27,6 +28,10 @@ class WinRate:
     margin: float | None = None
     aspects: float = 0.0
     compat: str | None = None
+
+    @property
+    def waits(self) -> bool:
+        return waits(self.judge)
 
     def __call__(self, images: np.ndarray, prompt: str, metadata: Metadata) -> Detailed:
         count = len(images)

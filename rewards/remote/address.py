@@ -6,16 +6,16 @@ import ipaddress
 from urllib.parse import SplitResult, urlsplit
 
 SECRETS = "an address with credentials in it (user@, ? or #) is refused, as it would be written to run.yaml and logs"
-REMEDY = "put the token into the environment (FLOWRL_TOKEN) and write http://HOST:PORT/NAME"
+REMEDY = "put the token into the environment (FLOWRL_TOKEN for remote:, FLOWRL_VLM_TOKEN for vlm:) and leave it out of the address"
 
 
 def open_only(text: str) -> None:
     """Refuse text with an address that can hold credentials, without repeating it.
 
-    Raises: ValueError for user:password@, a query or a fragment behind "://".
+    Raises: ValueError for user:password@, a query or, of a remote reward, a fragment behind "://"; `vlm` names its model by one.
     """
-    _, scheme, rest = text.partition("://")
-    if scheme and ("@" in rest.partition("/")[0] or "?" in rest or "#" in rest):
+    start, scheme, rest = text.partition("://")
+    if scheme and ("@" in rest.partition("/")[0] or "?" in rest or ("#" in rest and start.startswith("remote:"))):
         raise ValueError(f"{SECRETS}; {REMEDY}")
 
 
@@ -25,6 +25,8 @@ def address(text: str) -> str:
     Raises: ValueError for credentials, another scheme than http and https, or a missing host or name.
     """
     open_only(text)
+    if "#" in text:
+        raise ValueError(f"{SECRETS}; {REMEDY}")
     parts = _split(text)
     if parts is None or parts.scheme not in ("http", "https") or not parts.hostname or not parts.path.strip("/"):
         raise ValueError(

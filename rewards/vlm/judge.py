@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from flowrl.rewards.base import waits
 from flowrl.rewards.forms import Detailed, Metadata, References
 
 from .ask import Backend, Question
@@ -39,6 +40,10 @@ class Point:
     backend: Backend
     template: Template
 
+    @property
+    def waits(self) -> bool:
+        return waits(self.backend)
+
     def __call__(self, images: np.ndarray, prompts: list[str], metadata: list[Metadata]) -> Detailed:
         still(images, self.template)
         if self.template.answer == "checklist":
@@ -68,6 +73,10 @@ class Against:
     template: Template
     both_orders: bool = True
 
+    @property
+    def waits(self) -> bool:
+        return waits(self.backend)
+
     def __call__(self, images: np.ndarray, prompts: list[str], metadata: list[Metadata], references: list[References]) -> Detailed:
         del metadata
         still(images, self.template)
@@ -90,6 +99,10 @@ class Pair:
 
     backend: Backend
     template: Template
+
+    @property
+    def waits(self) -> bool:
+        return waits(self.backend)
 
     def seated(self, images: np.ndarray, pairs: np.ndarray, prompt: str, metadata: Metadata) -> Detailed:
         del metadata

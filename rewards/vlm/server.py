@@ -51,6 +51,10 @@ class Server:
     tries: int = 3
     pause: float = 0.5
 
+    @property
+    def waits(self) -> bool:
+        return True
+
     def write(self, questions: Sequence[Question]) -> list[str | None]:
         return self._asked(questions, {}, lambda told: self._hidden(_text(told)))
 
