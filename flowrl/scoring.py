@@ -64,8 +64,10 @@ def scored(
         scores = None
         with world.together():
             if samples is not None:
-                at_once = early is not None and name in early
-                scores, states[name] = early.take(name) if at_once else rewards[name](samples, states[name])
+                if early is not None and name in early:
+                    scores, states[name] = early.take(name)
+                else:
+                    scores, states[name] = rewards[name](samples, states[name])
                 scores = replace(scores, valid=scores.valid & samples.scored)
         out[name] = _spread(scores, local, (len(prompts), len(plan.leaves)), world)
         if not (known := out[name].valid).any():
@@ -95,7 +97,7 @@ def _spread(own: Scores | None, local: Tensor, shape: tuple[int, int], world: Wo
     parts: dict[str, Tensor] = {}
     for name in sorted({name for told in world.gather(list(own.parts) if own else []) for name in told}):
         mine = None if own is None else own.parts.get(name)
-        part, known = whole(mine, None if mine is None else own.valid & mine.isfinite())
+        part, known = whole(mine, None if own is None or mine is None else own.valid & mine.isfinite())
         parts[name] = torch.where(known, part, torch.nan)
     return Scores(torch.where(valid, values, torch.nan), valid, parts)
 

@@ -79,7 +79,7 @@ def _lift(value: Any, name: str, pure: bool = False) -> Reward:
     if not callable(value) and not isinstance(value, Form):
         what = type(value).__name__
         raise NotAScore(f"reward {name!r} is a {what}, which cannot be called; give a function of (images, prompts, metadata)")
-    scores = Lifted(name, cached(value) if pure else value)
+    scores = Lifted(name, cached(value) if pure and not isinstance(value, Form) else value)
     return LiftedWithGraph(scores, value) if isinstance(value, WithGraph) else scores
 
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from .adversarial import ROWS as ADVERSARIAL
-from .contrastive import ROWS as CONTRASTIVE
-from .geneval import ROWS as GENEVAL
-from .networks import ROWS as NETWORKS
-from .pairs import ROWS as PAIRS
-from .remote import ROWS as REMOTE
-from .row import Row
-from .rules import ROWS as RULES
-from .vlm import ROWS as VLM
-from .votes import ROWS as VOTES
+from flowrl.rewards.adversarial import ROWS as ADVERSARIAL
+from flowrl.rewards.contrastive import ROWS as CONTRASTIVE
+from flowrl.rewards.geneval import ROWS as GENEVAL
+from flowrl.rewards.networks import ROWS as NETWORKS
+from flowrl.rewards.pairs import ROWS as PAIRS
+from flowrl.rewards.remote import ROWS as REMOTE
+from flowrl.rewards.row import Row
+from flowrl.rewards.rules import ROWS as RULES
+from flowrl.rewards.vlm import ROWS as VLM
+from flowrl.rewards.votes import ROWS as VOTES
 
 HERE = __name__.rpartition(".")[0]
 

@@ -5,19 +5,24 @@ from __future__ import annotations
 from flowrl.rewards.row import Row
 
 HERE = __name__.rpartition(".")[0]
-JPEG = {
-    "licence": "Apache-2.0",
-    "hacks": "blind to the prompt: noise is the largest file, a flat colour the smallest",
-    "source": "DDPO (2305.13301)",
-}
+
+
+def _jpeg(name: str, about: str, range: str) -> Row:
+    return Row(
+        f"{HERE}.jpeg:{name}",
+        about,
+        licence="Apache-2.0",
+        range=range,
+        hacks="blind to the prompt: noise is the largest file, a flat colour the smallest",
+        source="DDPO (2305.13301)",
+    )
+
 
 ROWS: dict[str, Row] = {
-    "jpeg_compressibility": Row(
-        f"{HERE}.jpeg:jpeg_compressibility", "minus the size of the JPEG file in kB (DDPO)", range="-310 to -5 at 512 x 512", **JPEG
+    "jpeg_compressibility": _jpeg(
+        "jpeg_compressibility", "minus the size of the JPEG file in kB (DDPO)", "-310 to -5 at 512 x 512"
     ),
-    "jpeg_incompressibility": Row(
-        f"{HERE}.jpeg:jpeg_incompressibility", "size of the JPEG file in kB (DDPO)", range="5 to 310 at 512 x 512", **JPEG
-    ),
+    "jpeg_incompressibility": _jpeg("jpeg_incompressibility", "size of the JPEG file in kB (DDPO)", "5 to 310 at 512 x 512"),
     "ocr": Row(
         f"{HERE}.ocr:ocr",
         "text rendering: likeness of the text read in the image to the text in the prompt's quotes, or in metadata's text",
