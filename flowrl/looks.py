@@ -28,11 +28,9 @@ def looks(images: np.ndarray) -> dict[str, np.ndarray]:
     saturation = np.where(top > 0, (top - x.min(-1)) / np.where(top > 0, top, 1), 0).mean((1, 2))
     grey = x @ np.array([0.299, 0.587, 0.114])
     down, right = np.diff(grey, axis=1)[:, :, :-1], np.diff(grey, axis=2)[:, :-1]
-    return {
-        "saturation": saturation,
-        "edges": np.hypot(down, right).mean((1, 2)),
-        "entropy": np.array([_entropy(i) for i in images]),
-    }
+    # a line of pixels has no neighbours both ways
+    edges = np.hypot(down, right).mean((1, 2)) if down.size else np.zeros(len(images))
+    return {"saturation": saturation, "edges": edges, "entropy": np.array([_entropy(i) for i in images])}
 
 
 def _entropy(image: np.ndarray) -> float:

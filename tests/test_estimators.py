@@ -221,11 +221,6 @@ def test_ties_lie_within_the_margin() -> None:
     assert adv.win_rate(adv.wins(torch.tensor([[0.0, 0.05, 1.0]])))[0].tolist() == [0, 0.5, 1]
 
 
-def test_a_blend_leaves_out_parts_that_were_not_judged() -> None:
-    overall, parts = torch.tensor([[1.0]]), torch.tensor([[[0.5, math.nan, 0.0]]])
-    assert float(adv.blended(overall, parts, torch.tensor([1.0, 1.0, 3.0]))) == pytest.approx((1 + 0.125) / 2)
-
-
 def test_the_front_is_not_dominated() -> None:
     r = torch.tensor([[[3.0, 1.0], [2.0, 1.0]], [[1.0, 3.0], [1.0, 3.0]]])
     assert adv.front(r).tolist() == [[True, True], [False, True]]  # equal points do not dominate each other
@@ -306,8 +301,6 @@ BAD: dict[str, Callable[[], object]] = {
     'compat "GARDO@1cc77fb"': lambda: adv.gate(torch.zeros(1, 2), 0.5, "GARDO"),
     'compat "MC-GRPO@da07745"': lambda: adv.mc(torch.zeros(1, 3), compat="x"),
     'compat "flow_grpo@ac4c86e"': lambda: adv.best_worst(torch.zeros(1, 3), compat="x"),
-    'compat "Pref-GRPO@3e787f6"': lambda: adv.blended(SMALL, torch.zeros(2, 1, 1), torch.ones(1), compat="x"),
-    "must have a positive sum": lambda: adv.blended(SMALL, torch.zeros(2, 1, 1), torch.ones(1), 0.0, 0.0),
     "a share 'half' of a bundle": lambda: adv.riskpo(torch.zeros(1, 2), torch.zeros(1), share="half"),  # pyright: ignore[reportArgumentType]
 }
 

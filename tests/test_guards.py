@@ -80,6 +80,7 @@ def test_looks_of_known_pictures() -> None:
     assert looks(red)["saturation"] == [1] and looks(grey)["saturation"] == [0] and looks(red * 0)["saturation"] == [0]
     assert looks(grey)["entropy"] == [0] and looks(half)["entropy"] == [1] and looks(grey)["edges"] == [0]
     assert looks(half)["edges"][0] == pytest.approx(160 / 255 / 7)
+    assert looks(red[:, :1, :1])["edges"] == [0]
     video = np.stack([red, grey], 1)
     assert looks(video)["saturation"] == [0.5]
 

@@ -54,6 +54,7 @@ def serve(
     made = {name: rewards.make(spec, name, device) for name, spec in names.items()}
     limits = Limits(body=megabytes * 10**6, images=images, pixels=megapixels * 10**6)
     app = server.app(made, server.Rules(secret, limits, waiting, patience), batch)
+    bound.listen(128)  # before anybody is told of it
     where = socket.gethostname() if host in EVERYWHERE else f"[{host}]" if ":" in host else host
     for name in made:
         print(f"train with: --reward remote:http://{where}:{bound.getsockname()[1]}/{name}", flush=True)

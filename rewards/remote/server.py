@@ -186,8 +186,7 @@ def _unreadable(own: H11Protocol) -> None:
 
 
 def run(made: FastAPI, bound: socket.socket, patience: float = 60.0, grace: float = 10.0) -> None:
-    """Answer on a bound socket until SIGTERM or Ctrl-C; requests inside then have `grace` seconds left."""
-    bound.listen(128)
+    """Answer on a listening socket until SIGTERM or Ctrl-C; requests inside then have `grace` seconds left."""
     # whatever makes a protocol will do, though the annotation asks for a class
     make: Any = partial(protocol, patience)
     config = uvicorn.Config(
@@ -211,7 +210,7 @@ def bind(host: str, port: int) -> socket.socket:
     bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        # connections are refused until the rewards are loaded, and clients come back
+        # connections are refused until somebody listens, once the rewards are loaded; clients come back
         bound.bind((host, port))
     except OSError as error:
         bound.close()
