@@ -720,6 +720,38 @@ MUTANTS = (
         "if self.by else",
         "test_objectives.py::test_guard_by_slope_divides_each_edge_by_its_slope",
     ),
+    # votes
+    Mutant(
+        "a tie of votes is a win",
+        "rewards/votes/book.py",
+        "0.5 if first == second",
+        "1.0 if first == second",
+        "test_rewards_votes.py",
+    ),
+    Mutant(
+        "votes are judged by a head that saw them", "rewards/votes/head.py", "pairs.take(~held)", "pairs", "test_vote_strength.py"
+    ),
+    Mutant(
+        "a line torn by a kill swallows the next vote",
+        "flowrl/vote/book.py",
+        'b"" if self.file.read(1) == b"\\n" else b"\\n"',
+        'b""',
+        "test_vote.py",
+    ),
+    Mutant(
+        "a vote sent twice is refused",
+        "flowrl/vote/desk.py",
+        "Vote) and entry.id == id",
+        "Vote) and entry.id == voter",
+        "test_vote.py",
+    ),
+    Mutant(
+        "any token opens the vote",
+        "flowrl/vote/server.py",
+        "if hmac.compare_digest(",
+        "if given or hmac.compare_digest(",
+        "test_vote.py",
+    ),
 )
 
 
