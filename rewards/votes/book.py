@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -166,7 +166,7 @@ def comparisons(votes: Iterable[Vote]) -> dict[tuple[Item, Item], float]:
 
     A ranking of k images is its k (k - 1) / 2 pairs.
     """
-    wins: Counter[tuple[Item, Item]] = Counter()
+    wins: defaultdict[tuple[Item, Item], float] = defaultdict(float)
     for vote in votes:
         items = [(vote.prompt, image.content) for image in vote.images]
         for i, one in enumerate(items):
