@@ -48,6 +48,7 @@ def gallery(folder: Path, prompts: int, noise: bool = False) -> tuple[Path, list
     return write(folder / "votes.jsonl", votes), images
 
 
+@pytest.mark.evidence("real", "votes-known")
 def test_known_images_score_their_strength_and_no_other_image_scores(tmp_path: Path) -> None:
     images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), dtype=np.uint8)
     shown = tuple(Shown(f"{i}.png", content(image)) for i, image in enumerate(images))
@@ -74,6 +75,7 @@ def test_known_images_score_their_strength_and_no_other_image_scores(tmp_path: P
     assert scores.valid.tolist() == [[True, True, True, False]] and scores.values[0, 3].isnan()
 
 
+@pytest.mark.evidence("real", "votes")
 def test_a_taste_is_learned_from_votes_and_scores_images_nobody_saw(tmp_path: Path) -> None:
     book, _ = gallery(tmp_path, 24)
     reward = learned(str(book))
