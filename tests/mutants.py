@@ -1064,6 +1064,38 @@ MUTANTS = (
         "test_overlap.py",
     ),
     Mutant("early prompts one block too soon", "flowrl/draw.py", "(last == done - 1)", "(last == done)", "test_overlap.py"),
+    # votes
+    Mutant(
+        "a tie of votes is a win",
+        "rewards/votes/book.py",
+        "0.5 if first == second",
+        "1.0 if first == second",
+        "test_rewards_votes.py",
+    ),
+    Mutant(
+        "votes are judged by a head that saw them", "rewards/votes/head.py", "pairs.take(~held)", "pairs", "test_vote_strength.py"
+    ),
+    Mutant(
+        "a line torn by a kill swallows the next vote",
+        "flowrl/vote/book.py",
+        'b"" if self.file.read(1) == b"\\n" else b"\\n"',
+        'b""',
+        "test_vote.py",
+    ),
+    Mutant(
+        "a vote sent twice is refused",
+        "flowrl/vote/desk.py",
+        "Vote) and entry.id == id",
+        "Vote) and entry.id == voter",
+        "test_vote.py",
+    ),
+    Mutant(
+        "any token opens the vote",
+        "flowrl/vote/server.py",
+        "if hmac.compare_digest(",
+        "if given or hmac.compare_digest(",
+        "test_vote.py",
+    ),
 )
 
 

@@ -117,7 +117,6 @@ function arrange() {
     if (size > best * 1.02) [best, columns] = [size, n];
   }
   box.style.setProperty("--columns", columns);
-  box.classList.toggle("stacked", columns === 1);
 }
 
 const buttons = () => [...$("images").children];

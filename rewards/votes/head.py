@@ -32,7 +32,7 @@ class Pairs:
 
     def take(self, rows: NDArray[np.bool_]) -> Pairs:
         """The comparisons marked True."""
-        return Pairs(self.gap[rows], self.share[rows], [self.prompt[i] for i in np.flatnonzero(rows)], self.plain[rows])
+        return Pairs(self.gap[rows], self.share[rows], [self.prompt[i] for i in np.flatnonzero(rows).tolist()], self.plain[rows])
 
 
 @dataclass(frozen=True)

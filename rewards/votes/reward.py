@@ -130,7 +130,7 @@ def pairs(votes: list[Vote], folder: Path, encoder: Agreement) -> head.Pairs:
     )
     if not compared:
         raise ValueError(f"no vote is left that compares two images in {folder}; keep the images where they were voted on")
-    first, second = ([c[k] for c in compared] for k in (1, 2))
+    first, second = [c[1] for c in compared], [c[2] for c in compared]
     table, cosine = np.stack([f for f, _ in seen]), np.array([c for _, c in seen])
     share = np.array([c[3] for c in compared])
     return head.Pairs(table[first] - table[second], share, [c[0] for c in compared], cosine[first] - cosine[second])
