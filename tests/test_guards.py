@@ -123,6 +123,8 @@ def test_a_run_that_is_hacked_is_stopped_and_ends_with_its_best_checkpoint(
     best = max(row["heldout/score"] for row in rows)
     kept = next(row["heldout/score"] for row in rows if row["iteration"] == stopped["kept"] - 1) if stopped["kept"] else best
     assert kept == best or stopped["kept"] == 0
+    assert any("Stopped at iteration" in note for note in result["notes"])
+    assert "by its guards" in (tmp_path / "stop" / "report.html").read_text()
     assert "Guards" in (tmp_path / "stop" / "report.html").read_text()
 
 

@@ -305,7 +305,9 @@ def _result(parts: Parts, session: Session, jury: Jury, folder: RunFolder, after
         },
     }
     if "stopped" in session.books:
-        result["stopped"] = session.books["stopped"]
+        told = result["stopped"] = session.books["stopped"]
+        why = f"Stopped at iteration {told['at']} by its guards, and ended with the checkpoint of iteration {told['kept']}"
+        result["notes"] = [*result["notes"], f"{why}: {'; '.join(told['why'])}."]
     if after is not None:
         result |= compared(session.books["before"], after, jury.tasks)
     return result

@@ -10,7 +10,8 @@ RATIO = ("clip/fraction", "ratio/first_max_abs")
 """What a method without a ratio logs none of; nothing is missing then."""
 
 
-TONES = ("accent", "second", "t1", "t2", "t3", "before")
+LOOKS, SPREADS = ("saturation", "edges", "entropy"), ("diversity", "latent")
+TONES = ("accent", "second", "before")
 
 
 def curves(run: Run) -> tuple[str, list[str]]:
@@ -83,13 +84,13 @@ def _seen(run: Run) -> list[str]:
         )
         for name in judges
     ]
-    looks = [(name.removeprefix("look/"), *run.series(name)) for name in names if name.startswith("look/")]
-    series = [
-        Series(name, x, [v / y[0] for v in y], tone=tone) for (name, x, y), tone in zip(looks, TONES, strict=False) if y and y[0]
-    ]
-    if series:
-        note = "A reward that is hacked often shows here first."
-        charts.append(chart.lines("How the pictures look", "share of the first value", series, floor=0.0, note=note, wide=True))
+    seen = [(name.removeprefix("look/"), *run.series(name)) for name in names if name.startswith("look/")]
+    shares = [(name, x, [v / y[0] for v in y]) for name, x, y in seen if y and y[0]]
+    for title, those in (("How held-out pictures look", LOOKS), ("How training spreads", SPREADS)):
+        drawn = [Series(name, x, y, tone=TONES[those.index(name)]) for name, x, y in shares if name in those]
+        if drawn:
+            note = "A reward that is hacked often shows here first."
+            charts.append(chart.lines(title, "share of the first value", drawn, floor=0.0, note=note))
     if any((told := run.series("guard/suspects"))[1]):
         signs = Series("signs", *told, tone="second")
         charts.append(chart.lines("Guards", "signs of reward hacking", [signs], floor=0.0, note="What they were is in the log."))
