@@ -145,3 +145,13 @@ def test_trained_rewards_are_seen_beside_the_judges(tmp_path: Path) -> None:
     )
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["protocol"]["judge"] == "jpeg_compressibility" and [j["name"] for j in result["judges"]] == [tinyrun.BRIGHT]
+
+
+def test_without_a_judge_the_last_evaluation_that_looked_right_is_kept(tmp_path: Path) -> None:
+    changes = {**CHANGES, "evaluate.rewards": (), "guard.act": "stop", "guard.change": 0.2}
+    train(tinyrun.recipe(tmp_path / "run", changes), rewards={"dark": dark})
+    rows = tinyrun.rows(tmp_path / "run")
+    stopped = json.loads((tmp_path / "run" / "result.json").read_text())["stopped"]
+    # the trained reward is highest where it is hacked most: that is not the best
+    assert rows[-1]["heldout/score"] > rows[0]["heldout/score"] and rows[-1]["guard/suspects"] > 0
+    assert stopped["kept"] < stopped["at"] and (not stopped["kept"] or rows[stopped["kept"] - 1]["guard/suspects"] == 0)
