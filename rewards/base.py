@@ -101,6 +101,14 @@ class Relative(Protocol):
 
 
 @runtime_checkable
+class Refers(Protocol):
+    """A reward that says whether it cannot do without reference images of the prompts."""
+
+    @property
+    def refers(self) -> bool: ...
+
+
+@runtime_checkable
 class Waits(Protocol):
     """A reward, or its function, that says whether its scores are computed elsewhere while this process only waits for them."""
 

@@ -78,6 +78,13 @@ def test_a_prompts_own_picture_is_its_reference(tmp_path: Path) -> None:
     assert seen == {("picture 0", 10, 4), ("picture 1", 200, 5), ("picture 2", 90, 6)}
 
 
+@pytest.mark.parametrize("name", ["adversarial", "adversarial_pair"])
+def test_a_reward_without_the_references_it_needs_is_refused_before_anything_is_drawn(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ValueError, match=f"'{name}' compares with reference images, and these prompts have none"):
+        trained(tmp_path / "run", name)
+    assert not (tmp_path / "run" / "run.yaml").exists()
+
+
 def test_leaves_compete_where_their_noisy_edges_do() -> None:
     assert chains(SIGMAS, laws.flow_sde(0.7), (0, 1), 4).rivals.tolist() == [0] * 4
     assert tree(SIGMAS, laws.flow_sde(0.7), (0, 1), {0: 2, 1: 2}).rivals.tolist() == [0] * 4

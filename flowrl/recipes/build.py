@@ -11,7 +11,7 @@ from flowrl.data import Prompts
 from flowrl.direct import Direct
 from flowrl.recipe import DataSpec, MethodSpec, Recipe, SelectionSpec
 from flowrl.rewards import TABLE, Place, Rule, make
-from flowrl.rewards.base import Reward
+from flowrl.rewards.base import Refers, Reward
 from flowrl.rewards.load import load
 from flowrl.selection import Selection
 from flowrl.types import Method
@@ -132,6 +132,16 @@ def rewards(recipe: Recipe, given: Mapping[str, Any] | None, device: str) -> dic
     if not any(factor for _, factor in out.values()):
         raise ValueError(f"every reward ({', '.join(out)}) has weight 0, so nothing is trained for; give one of them a weight")
     return out
+
+
+def referred(made: Mapping[str, tuple[Reward, float]], prompts: Prompts) -> None:
+    """Raises: ValueError where a reward needs reference images and no prompt has one."""
+    for name, (reward, _) in made.items():
+        if isinstance(reward, Refers) and reward.refers and not any(prompts.images):
+            raise ValueError(
+                f"reward {name!r} compares with reference images, and these prompts have none; give a folder ({name}:FOLDER), or "
+                "prompts with an image each (data.image)"
+            )
 
 
 def rules(recipe: Recipe, made: Iterable[str]) -> dict[str, Rule]:

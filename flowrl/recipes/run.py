@@ -95,6 +95,7 @@ def _train(recipe: Recipe, given: Mapping[str, Any] | None, prompts: Any, resume
             "(images uint8 [N, H, W, 3] -> [N, D]), as flowrl.shapes.judge:features"
         )
     scored, resized = build.rewards(recipe, given, world.device), build.resized(recipe.method)
+    build.referred(scored, trained)
     parts = Parts(recipe, policy, method, scored, trained, world, selection, resized, features, build.rules(recipe, scored))
     judges = build.judges(recipe.evaluate.rewards, world.device)
     sizes, line = _sizes(parts)

@@ -35,6 +35,10 @@ class Adversarial:
     held: Sequence[np.ndarray] = field(default=(), repr=False)
     settings: Settings = field(default_factory=Settings)
 
+    @property
+    def refers(self) -> bool:
+        return not self.held
+
     def init(self) -> State:
         its = self.settings
         head = heads.fresh(self.extractor.width, its.hidden, generator("head", its.seed))

@@ -37,6 +37,10 @@ class Pair:
     held: Sequence[np.ndarray] = field(default=(), repr=False)
     settings: PairSettings = field(default_factory=PairSettings)
 
+    @property
+    def refers(self) -> bool:
+        return not self.held
+
     def init(self) -> State:
         own = dict(self._vision().named_parameters())
         return {"learner": begin({n: own[n].detach().float().cpu().clone() for n in self.trained}).state(), "iteration": 0}
