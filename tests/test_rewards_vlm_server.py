@@ -11,6 +11,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -50,12 +51,12 @@ class Imitation:
                     outer.now += 1
                     outer.most = max(outer.most, outer.now)
                 try:
-                    self.answer(reply(body, number))
-                except (BrokenPipeError, ConnectionResetError):
-                    pass
+                    told = reply(body, number)
                 finally:
-                    with lock:
+                    with lock:  # before the answer is out: the client's next question may come at once
                         outer.now -= 1
+                with suppress(BrokenPipeError, ConnectionResetError):
+                    self.answer(told)
 
             def answer(self, told: Any) -> None:
                 if isinstance(told, float):
