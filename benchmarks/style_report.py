@@ -56,7 +56,7 @@ def page(final: Final, options: Any) -> str:
             f"| {ARMS[name][1]} | {rate:g} | {mean(runs, 'steps'):.0f} | {style} | {strict} | {mean(runs, 'soft'):.3f} | "
             f"{copied:.2f} | {mean(runs, 'style_without'):.3f} | {mean(runs, 'strict_without'):.3f} |"
         )
-    return "\n".join([*_about(options), "", *rows, "", *_verdict(final), "", *_how()]) + "\n"
+    return "\n".join([*_about(options), "", *rows, "", *_verdict(final), "", *_how(options.decoder_steps)]) + "\n"
 
 
 def _about(options: Any) -> list[str]:
@@ -92,7 +92,7 @@ def _verdict(final: Final) -> list[str]:
     return [asked, "", *out] if out else ["There is nothing to compare with fine-tuning."]
 
 
-def _how() -> list[str]:
+def _how(decoder_steps: int) -> list[str]:
     return [
         "style: 0 plain, 1 fully in the style, by a convolutional judge trained on 1500 other renderings (± standard error over",
         "captions). strict, soft: the shapes verifier. nearest / new: distance to the nearest of the 24 images over that of new",
@@ -100,10 +100,9 @@ def _how() -> list[str]:
         "adversarial reward has 0.001.",
         "",
         "What limits this comparison: the embedded autoencoder knows plain pictures only, so its decoder first learns pictures",
-        "between plain and styled (`style_world.py`); every arm draws with it, and the flow model has never seen the style. In 300",
-        "steps the decoder learnt paper and outlines well and the hatching faintly. Whether the judge sees more than the",
-        "paper was not asked. A reward can",
-        "only choose among what is drawn, and the flow model draws nothing of the style by itself: from there no reward gets",
+        "between plain and styled (`style_world.py`); every arm draws with it, and the flow model has never seen the style. The",
+        f"decoder learnt for {decoder_steps} steps (after 300 its hatching was faint). Whether the judge sees more than the paper was",
+        "not asked. A reward can only choose among what is drawn, and the flow model draws nothing of the style: no reward gets",
         "far. The trigger is a word the tokenizer does not know; any word in front, known or not, costs the untrained tiny model",
         "most of its alignment: with one word more its captions stand where it never saw them.",
     ]
