@@ -102,9 +102,9 @@ def _how(decoder_steps: int) -> list[str]:
         "What limits this comparison: the embedded autoencoder knows plain pictures only, so its decoder first learns pictures",
         "between plain and styled (`style_world.py`); every arm draws with it, and the flow model has never seen the style. The",
         f"decoder learnt for {decoder_steps} steps (after 300 its hatching was faint). Whether the judge sees more than the",
-        "paper was not asked. A reward can only choose among what is drawn, and the flow model draws nothing of the style: no reward gets",
-        "far. The trigger is a word the tokenizer does not know; any word in front, known or not, costs the untrained tiny model",
-        "most of its alignment: with one word more its captions stand where it never saw them.",
+        "paper was not asked. A reward can only choose among what is drawn, and the flow model draws nothing of the style: no",
+        "reward gets far. The trigger is a word the tokenizer does not know; any word in front, known or not, costs the untrained",
+        "model most of its alignment: with one word more its captions stand where it never saw them.",
     ]
 
 
