@@ -36,13 +36,13 @@ EMBEDDED = {"shapes": "shapes-sd3"}
 def load_policy(
     source: PolicySpec | str | Path | DiffusionPipeline, device: str = "cpu", *, spec: PolicySpec | None = None, seed: int = 0
 ) -> DiffusersPolicy:
-    """A model as flowrl trains it.
+    """A model as flowrl trains it; one without a family of its own is not verified here (`flowrl.load_policy` does).
 
     source: a spec; or a folder in diffusers format, a hub name or "shapes"; or a pipeline already loaded, whose weights are used
     as they are. spec: the other settings, where `source` is not itself a spec.  seed: of a fresh adapter's initial values.
     Network and text encoders have spec.dtype; the autoencoder is float32, since half precision bands and overflows there.
 
-    Raises: ValueError for a missing folder, one that holds no pipeline, a family without adapter, a hub name out of reach.
+    Raises: ValueError for a missing folder, one that holds no pipeline, a pipeline that is not understood, a hub name out of reach.
     """
     if isinstance(source, PolicySpec):
         source, spec = source.model, source
@@ -51,8 +51,7 @@ def load_policy(
         pipe = _load(str(source), getattr(torch, spec.dtype))
     else:
         pipe = source
-        _family(type(pipe).__name__, repr(type(pipe).__name__))
-    return DiffusersPolicy(pipe, FAMILIES[type(pipe).__name__](pipe, spec), spec, device, seed)
+    return DiffusersPolicy(pipe, _family(pipe, spec), spec, device, seed)
 
 
 def embedded(name: str) -> Path:
@@ -81,8 +80,13 @@ def _load(model: str, dtype: torch.dtype) -> DiffusionPipeline:
         names = ", ".join(f'"{n}"' for n in EMBEDDED)
         raise ValueError(f"model {model!r} is neither a folder nor a hub name (owner/name); give one of these, or {names}")
     name = str(index.get("_class_name"))
-    _family(name, f"{name!r} of {where}")
     import diffusers
+
+    if not hasattr(diffusers, name):
+        raise ValueError(
+            f"{where} is a {name}, which this diffusers ({diffusers.__version__}) does not know; upgrade diffusers, or load the "
+            "pipeline yourself and pass it to flowrl.load_policy"
+        )
 
     # a component saved as None is refused by from_pretrained unless it is passed as None again (SD3 without T5)
     absent = {part: None for part, kind in index.items() if kind == [None, None]}
@@ -94,12 +98,20 @@ def _load(model: str, dtype: torch.dtype) -> DiffusionPipeline:
         ) from error
 
 
-def _family(name: str, what: str) -> None:
-    if name not in FAMILIES:
+def _family(pipe: DiffusionPipeline, spec: PolicySpec) -> Family:
+    """The family of a pipeline's class, or what can be learned of it."""
+    name = type(pipe).__name__
+    if name in FAMILIES:
+        return FAMILIES[name](pipe, spec)
+    from .generic import Generic, Unknown
+
+    try:
+        return Generic(pipe, spec)
+    except Unknown as error:
         raise ValueError(
-            f"no adapter for the pipeline class {what}; flowrl has: {', '.join(FAMILIES)}. "
-            "To add one, write flowrl/models/<family>.py and its row in FAMILIES"
-        )
+            f"{name} has no family of its own, and its conventions could not be learned: {error}. "
+            f"flowrl has: {', '.join(FAMILIES)}; to add one, write flowrl/models/<family>.py and its row in FAMILIES"
+        ) from error
 
 
 def _index(folder: Path) -> dict[str, object]:

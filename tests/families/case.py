@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Case:
-    """make: builds the pipeline.  spec: fields of PolicySpec, with the guidance of the guided case.  images: whether each prompt
+    """saving: the settings of activation checkpointing that are tried.  make: builds the pipeline.  spec: fields of PolicySpec, with the guidance of the guided case.  images: whether each prompt
     comes with a picture.  size: of that picture, (height, width)."""
 
     name: str
@@ -18,3 +18,4 @@ class Case:
     prompts: tuple[str, str] = ("a red circle", "two blue square left of a green circle")
     images: bool = False
     size: tuple[int, int] = (32, 32)
+    saving: tuple[bool, ...] = (False, True)
