@@ -15,13 +15,18 @@ if TYPE_CHECKING:
 
 
 def load_policy(
-    source: PolicySpec | str | Path | DiffusionPipeline, device: str = "cpu", *, spec: PolicySpec | None = None, seed: int = 0
+    source: PolicySpec | str | Path | DiffusionPipeline,
+    device: str = "cpu",
+    *,
+    spec: PolicySpec | None = None,
+    seed: int = 0,
+    token: str | None = None,
 ) -> DiffusersPolicy:
     """`flowrl.models.load_policy`; a model without a family of its own is verified against its pipeline before it is returned.
 
     Raises: ValueError as there, and for a model whose conventions were learned and failed a check.
     """
-    policy = models.load_policy(source, device, spec=spec, seed=seed)
+    policy = models.load_policy(source, device, spec=spec, seed=seed, token=token)
     if isinstance(policy.family, Generic):
         from flowrl.conformance import verify
 

@@ -246,11 +246,11 @@ def test_a_loaded_pipeline_is_used_as_it_is() -> None:
 
 
 WRONG = {
-    "missing folder": ({"model": "./nowhere"}, "'./nowhere' is neither a folder nor a hub name"),
-    "unknown short name": ({"model": "shape"}, "'shape' is neither a folder nor a hub name .* or \"shapes\""),
-    "hub name offline": ({"model": "nobody/nothing"}, "'nobody/nothing' is no folder here and could not be fetched from the hub"),
+    "missing folder": ({"model": "./nowhere"}, "'./nowhere' is neither a folder, a file nor a hub name"),
+    "unknown short name": ({"model": "shape"}, "'shape' is neither a folder, a file nor a hub name .* or \"shapes\""),
+    "hub name offline": ({"model": "nobody/nothing"}, "'nobody/nothing' is no folder here, not in the cache, and could not be"),
     "no pipeline": ({"model": "{tmp}"}, "is no pipeline in diffusers format: it has no model_index.json"),
-    "a file": ({"model": "{tmp}/file"}, "is a file; give a folder"),
+    "a file": ({"model": "{tmp}/file"}, "is no checkpoint; give a .safetensors file"),
     "unknown class": ({"model": "{tmp}/flux"}, "is a FluxPipeline9, which this diffusers .* does not know"),
     "broken index": ({"model": "{tmp}/broken"}, "is not readable as JSON"),
     "odd index": ({"model": "{tmp}/odd"}, "holds a list where an object is expected"),

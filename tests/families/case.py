@@ -9,8 +9,9 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Case:
-    """saving: the settings of activation checkpointing that are tried.  make: builds the pipeline.  spec: fields of PolicySpec, with the guidance of the guided case.  images: whether each prompt
-    comes with a picture.  size: of that picture, (height, width)."""
+    """make: builds the pipeline.  spec: fields of PolicySpec, with the guidance of the guided case.  images: whether each prompt
+    comes with a picture.  size: of that picture, (height, width).  saving: the settings of activation checkpointing that are tried.
+    """
 
     name: str
     make: Callable[[], Any]
