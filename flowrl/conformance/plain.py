@@ -54,10 +54,10 @@ def loaded(model: str, dtype: str) -> Any:
     """The pipeline of a folder, with single steps: those of a multistep scheduler depend on their history."""
     import diffusers
 
-    index = json.loads((Path(model) / "model_index.json").read_text())
-    absent = {name: None for name, kind in index.items() if kind == [None, None]}
-    types = {"vae": torch.float32, "default": getattr(torch, dtype)}
-    pipe = getattr(diffusers, index["_class_name"]).from_pretrained(model, torch_dtype=types, **absent)
+    index = dict(diffusers.DiffusionPipeline.load_config(model))
+    absent = {name: None for name, kind in index.items() if isinstance(kind, list | tuple) and list(kind) == [None, None]}
+    # in half precision the decoder too: most pipelines hand it latents as they are
+    pipe = getattr(diffusers, index["_class_name"]).from_pretrained(model, dtype=getattr(torch, dtype), **absent)
     name, config = type(pipe.scheduler).__name__, pipe.scheduler.config
     if config.get("prediction_type") == "flow_prediction" or config.get("use_flow_sigmas"):
         shift = config.get("flow_shift") or 1.0
