@@ -13,8 +13,11 @@ import torch
 from flowrl.recipe import PolicySpec
 
 from .family import Family
+from .flux import Flux, kontext
+from .flux2 import Flux2Klein
 from .policy import DiffusersPolicy
 from .prompts import Cond
+from .sd import SD, sdxl
 from .sd3 import SD3
 from .wan import Wan
 
@@ -25,6 +28,11 @@ __all__ = ["FAMILIES", "Cond", "DiffusersPolicy", "Family", "embedded", "load_po
 
 FAMILIES: dict[str, Callable[[Any, PolicySpec], Family]] = {
     "StableDiffusion3Pipeline": SD3,  # SD3, SD3.5, and the embedded "shapes"
+    "StableDiffusionPipeline": SD,  # 1.x and 2.x
+    "StableDiffusionXLPipeline": sdxl,
+    "FluxPipeline": Flux,
+    "FluxKontextPipeline": kontext,
+    "Flux2KleinPipeline": Flux2Klein,
     "WanPipeline": Wan,
 }
 """`_class_name` of model_index.json -> its family."""
