@@ -24,8 +24,8 @@ class Flux2Klein:
     """Latents [4 C, H / 16, W / 16], u = v; the autoencoder's batch norm gives them their scale.
 
     With policy.edit each prompt comes with 1 to 4 pictures: above 1024 x 1024 pixels they are scaled down, then cropped to whole
-    tokens, as the pipeline does.  targets: attention of both streams, and the two layers of a single-stream block, in which attention
-    and feed-forward are one.
+    tokens, as the pipeline does.
+    targets: attention of both streams, and the two layers of a single-stream block, in which attention and feed-forward are one.
 
     Source: diffusers 0.42.1 `Flux2KleinPipeline`.
     """

@@ -103,6 +103,8 @@ class SD:
             "guidance_rescale": self.spec.guidance_rescale,
             "height": self.size.height,
             "width": self.size.width,
+            # to SDXL "" is a text, and only None is zeros
+            **({"negative_prompt": self.spec.negative or None} if self.xl else {}),
         }
 
 
