@@ -63,7 +63,9 @@ def loaded(model: str, dtype: str) -> Any:
         shift = config.get("flow_shift") or 1.0
         pipe.scheduler = diffusers.FlowMatchEulerDiscreteScheduler(num_train_timesteps=config["num_train_timesteps"], shift=shift)
     elif name.startswith(DDIM):
-        pipe.scheduler = diffusers.DDIMScheduler.from_config(config)
+        spacing = "trailing" if config.get("timestep_spacing") == "trailing" else "leading"
+        plain = {"timestep_spacing": spacing, "clip_sample": False, "thresholding": False}
+        pipe.scheduler = diffusers.DDIMScheduler.from_config(config, **plain)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 

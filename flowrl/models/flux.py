@@ -82,10 +82,11 @@ class Flux:
         from PIL import Image
 
         pipe: Any = self.pipe
-        shape = picture.shape[1] / picture.shape[0]
-        near = min(PREFERRED_KONTEXT_RESOLUTIONS, key=lambda known: (abs(shape - known[0] / known[1]), *known))
+        image = Image.fromarray(picture)
+        tall, wide = pipe.image_processor.get_default_height_width(image)
+        near = min(PREFERRED_KONTEXT_RESOLUTIONS, key=lambda known: (abs(wide / tall - known[0] / known[1]), *known))
         width, height = (side // self.multiple * self.multiple for side in near)
-        scaled = pipe.image_processor.resize(Image.fromarray(picture), height, width)
+        scaled = pipe.image_processor.resize(image, height, width)
         image = pipe.image_processor.preprocess(scaled, height, width)
         vae, channels = pipe.vae, self.shape[1] // 4
         none = torch.zeros(1, *self.shape)  # given, so that no noise is drawn
