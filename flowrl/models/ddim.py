@@ -12,7 +12,7 @@ from flowrl.samplers import paths
 from flowrl.samplers.paths import VP
 
 if TYPE_CHECKING:
-    from diffusers import DDIMScheduler
+    from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
 
 def ddim(scheduler: Any) -> DDIMScheduler:
@@ -23,12 +23,12 @@ def ddim(scheduler: Any) -> DDIMScheduler:
 
     Raises: ValueError for a scheduler that is not one of this diffusion.
     """
-    from diffusers import DDIMScheduler
+    from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
     kind = type(scheduler).__name__
     if "beta_schedule" not in scheduler.config:
         raise ValueError(f"a {kind} holds no levels of a diffusion (no beta_schedule); load the model with a DDIMScheduler")
-    ours = {"clip_sample": False, "thresholding": False}
+    ours: dict[str, Any] = {"clip_sample": False, "thresholding": False}
     if scheduler.config.get("timestep_spacing") == "linspace":
         ours["timestep_spacing"] = "leading"
     found: Any = DDIMScheduler.from_config(scheduler.config, **ours)
@@ -37,7 +37,8 @@ def ddim(scheduler: Any) -> DDIMScheduler:
 
 def path(scheduler: DDIMScheduler) -> VP:
     """Raises: ValueError for a prediction that is not of this path."""
-    return paths.vp(scheduler.config.prediction_type, scheduler.alphas_cumprod.double())  # pyright: ignore[reportArgumentType]
+    config: Any = scheduler.config
+    return paths.vp(config.prediction_type, scheduler.alphas_cumprod.double())
 
 
 def visited(scheduler: DDIMScheduler, steps: int) -> Tensor:
@@ -54,9 +55,10 @@ def visited(scheduler: DDIMScheduler, steps: int) -> Tensor:
     times = scheduler.timesteps
     after = times - trained // steps  # where its steps arrive
     if times[0] >= trained or not torch.equal(after[:-1], times[1:]):
-        near = [n for n in range(1, trained + 1) if trained % n == 0 and n > 1]
+        config: Any = scheduler.config
+        near = [n for n in range(1, trained + 1) if trained % n == 0 and n not in (1, steps)]
         raise ValueError(
-            f"{steps} steps with spacing {scheduler.config.timestep_spacing!r}: DDIM would step to other levels than it asks at; "
+            f"{steps} steps with spacing {config.timestep_spacing!r}: DDIM would step to other levels than it asks at; "
             f"give a number that divides {trained}, such as {min(near, key=lambda n: abs(n - steps))}"
         )
     last = scheduler.alphas_cumprod[after[-1]] if after[-1] >= 0 else scheduler.final_alpha_cumprod

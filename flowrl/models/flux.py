@@ -53,7 +53,8 @@ class Flux:
     guidance = 3.5
 
     def __init__(self, pipe: FluxPipeline | FluxKontextPipeline, spec: PolicySpec, edits: bool = False) -> None:
-        self.pipe, self.spec, self.edits = pipe, spec, edits
+        self.pipe: Any = pipe
+        self.spec, self.edits = spec, edits
         self.pictures = (1, 1) if edits else (0, 0)
         self.multiple = 2 * pipe.vae_scale_factor
         own = pipe.default_sample_size * pipe.vae_scale_factor
@@ -66,8 +67,8 @@ class Flux:
 
     def sigmas(self, steps: int) -> Tensor:
         """With use_dynamic_shifting (dev) mu is linear in the number of image tokens; references do not count."""
-        scheduler = self.pipe.scheduler
-        return visited(scheduler, steps, np.linspace(1.0, 1 / max(steps, 1), max(steps, 0)), linear_mu(scheduler, self.shape[0]))
+        even = np.linspace(1.0, 1 / max(steps, 1), max(steps, 0)).tolist()
+        return visited(self.pipe.scheduler, steps, even, linear_mu(self.pipe.scheduler, self.shape[0]))
 
     def expert(self, sigma: float) -> int:
         return 0
@@ -81,16 +82,15 @@ class Flux:
         from diffusers.pipelines.flux.pipeline_flux_kontext import PREFERRED_KONTEXT_RESOLUTIONS
         from PIL import Image
 
-        pipe: Any = self.pipe
         image = Image.fromarray(picture)
-        tall, wide = pipe.image_processor.get_default_height_width(image)
+        tall, wide = self.pipe.image_processor.get_default_height_width(image)
         near = min(PREFERRED_KONTEXT_RESOLUTIONS, key=lambda known: (abs(wide / tall - known[0] / known[1]), *known))
         width, height = (side // self.multiple * self.multiple for side in near)
-        scaled = pipe.image_processor.resize(image, height, width)
-        image = pipe.image_processor.preprocess(scaled, height, width)
-        vae, channels = pipe.vae, self.shape[1] // 4
+        scaled = self.pipe.image_processor.resize(image, height, width)
+        image = self.pipe.image_processor.preprocess(scaled, height, width)
+        vae, channels = self.pipe.vae, self.shape[1] // 4
         none = torch.zeros(1, *self.shape)  # given, so that no noise is drawn
-        _, latents, _, places = pipe.prepare_latents(image, 1, channels, height, width, vae.dtype, vae.device, None, none)
+        _, latents, _, places = self.pipe.prepare_latents(image, 1, channels, height, width, vae.dtype, vae.device, None, none)
         return {"latents": latents[0], "places": places.long()}
 
     def call(self, network: nn.Module, x: Tensor, sigma: Tensor, given: Mapping[str, Tensor], guidance: float) -> Tensor:

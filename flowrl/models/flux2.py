@@ -49,10 +49,11 @@ class Flux2Klein:
     embeds = False
 
     def __init__(self, pipe: Flux2KleinPipeline, spec: PolicySpec) -> None:
-        self.pipe, self.spec = pipe, spec
+        self.pipe: Any = pipe
+        self.spec = spec
         # a distilled network is asked once, whatever the scale
-        self.guider = Guider(above=float("inf")) if pipe.config.is_distilled else Guider()
-        self.guidance = 1.0 if pipe.config.is_distilled else 4.0
+        self.guider = Guider(above=float("inf")) if self.pipe.config.is_distilled else Guider()
+        self.guidance = 1.0 if self.pipe.config.is_distilled else 4.0
         # by number: "attn.to_out" alone would also name the list that holds a double block's attn.to_out.0
         single = range(pipe.transformer.config.num_single_layers)
         self.targets = (*self.attention, *(f"single_transformer_blocks.{i}.attn.to_out" for i in single))
@@ -67,7 +68,7 @@ class Flux2Klein:
 
     def sigmas(self, steps: int) -> Tensor:
         """mu depends on the number of steps as well; references do not count."""
-        even = np.linspace(1.0, 1 / max(steps, 1), max(steps, 0))
+        even = np.linspace(1.0, 1 / max(steps, 1), max(steps, 0)).tolist()
         return visited(self.pipe.scheduler, steps, even, schedules.flux2_mu(self.shape[1] * self.shape[2], steps))
 
     def expert(self, sigma: float) -> int:
@@ -78,16 +79,15 @@ class Flux2Klein:
         found = {"encoder_hidden_states": embeds[0]}
         if not pictures:
             return found
-        pipe: Any = self.pipe
-        images, vae = [self._scaled(picture) for picture in pictures], pipe.vae
-        latents, places = pipe.prepare_image_latents(images, 1, None, vae.device, vae.dtype)
+        images, vae = [self._scaled(picture) for picture in pictures], self.pipe.vae
+        latents, places = self.pipe.prepare_image_latents(images, 1, None, vae.device, vae.dtype)
         return {**found, "latents": latents[0], "places": places[0]}
 
     def _scaled(self, picture: np.ndarray) -> Tensor:
         """Raises: ValueError for a picture below 64 pixels a side, or more than 8 times as long as wide."""
         from PIL import Image
 
-        processor: Any = self.pipe.image_processor
+        processor = self.pipe.image_processor
         image = processor._resize_if_exceeds_area(processor.check_image_input(Image.fromarray(picture)))
         width, height = (side // self.multiple * self.multiple for side in image.size)
         return processor.preprocess(image, height=height, width=width, resize_mode="crop")

@@ -37,7 +37,8 @@ class SD:
     pictures = (0, 0)
 
     def __init__(self, pipe: StableDiffusionPipeline | StableDiffusionXLPipeline, spec: PolicySpec, xl: bool = False) -> None:
-        self.pipe, self.spec, self.xl = pipe, spec, xl
+        self.pipe: Any = pipe
+        self.spec, self.xl = spec, xl
         name, config = "SDXL" if xl else "Stable Diffusion", pipe.unet.config
         if config.time_cond_proj_dim is not None:
             raise ValueError(f"this {name} is distilled to be told its guidance (time_cond_proj_dim); give the model it came from")
@@ -68,7 +69,7 @@ class SD:
 
     def encode(self, text: str, pictures: Pictures) -> Encoding:
         """SDXL: the empty text is zeros where the pipeline makes its missing negative prompt so (force_zeros_for_empty_prompt)."""
-        pipe: Any = self.pipe
+        pipe = self.pipe
         alone: dict[str, Any] = {"device": None, "num_images_per_prompt": 1, "do_classifier_free_guidance": False}
         if not self.xl:
             return {"encoder_hidden_states": pipe.encode_prompt([text], **alone)[0][0]}
