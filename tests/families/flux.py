@@ -23,8 +23,9 @@ DEEP = {
     "block_out_channels": (4, 4, 8, 8, 8, 8),
     "down_block_types": ("DownEncoderBlock2D",) * 6,
     "up_block_types": ("UpDecoderBlock2D",) * 6,
+    "norm_num_groups": 1,
 }
-"""32 pixels a latent, so that one of Kontext's own resolutions is about 256 tokens."""
+"""32 pixels a latent, so that one of Kontext's own resolutions is about 256 tokens. Groups of a few channels would blow up rounding."""
 
 
 def t5_tokenizer() -> T5Tokenizer:
