@@ -25,7 +25,7 @@ DEEP = {
     "up_block_types": ("UpDecoderBlock2D",) * 6,
     "norm_num_groups": 1,
 }
-"""32 pixels a latent, so that one of Kontext's own resolutions is about 256 tokens. Groups of a few channels would blow up rounding."""
+"""32 pixels a latent, so that one of Kontext's own resolutions is about 256 tokens; small groups would blow up rounding."""
 
 
 def t5_tokenizer() -> T5Tokenizer:
