@@ -63,7 +63,9 @@ def loaded(model: str, dtype: str) -> Any:
         shift = config.get("flow_shift") or 1.0
         pipe.scheduler = diffusers.FlowMatchEulerDiscreteScheduler(num_train_timesteps=config["num_train_timesteps"], shift=shift)
     elif name.startswith(DDIM):
-        pipe.scheduler = diffusers.DDIMScheduler.from_config(config)
+        spacing = "trailing" if config.get("timestep_spacing") == "trailing" else "leading"
+        plain = {"timestep_spacing": spacing, "clip_sample": False, "thresholding": False}
+        pipe.scheduler = diffusers.DDIMScheduler.from_config(config, **plain)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -85,8 +87,11 @@ def drawn(pipe: Any, job: dict[str, Any], number: int) -> dict[str, np.ndarray]:
     call |= {"latents": start.clone(), "output_type": "np", "callback_on_step_end": note}
     made = pipe(prompt=job["prompts"][number], **call)
     images = np.asarray(made.frames if hasattr(made, "frames") else made.images)
+    last = kept[-1]
+    if last.ndim == 3 and start.ndim == 4:  # FLUX.2 is given [C, H, W], and keeps it as tokens
+        last = last.mT.reshape(start.shape)
     sigmas = getattr(pipe.scheduler, "sigmas", torch.zeros(0))
-    return {"latents": kept[-1].float().numpy(), "images": images, "sigmas": torch.as_tensor(sigmas).double().numpy()}
+    return {"latents": last.float().numpy(), "images": images, "sigmas": torch.as_tensor(sigmas).double().numpy()}
 
 
 def draw(pipe: Any, job: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import subprocess
@@ -134,8 +135,8 @@ class Subject:
             whole = family.whole(self.start(), {key: part.float() for key, part in cond.batch().items()})
             np.save(latents, whole.float().cpu().numpy())
         call = {**family.call_pipeline(cond.guidance), "num_inference_steps": STEPS}
-        if cond.negatives is not None:
-            call["negative_prompt"] = self.spec.negative
+        if cond.negatives is not None and "negative_prompt" in inspect.signature(type(policy.pipe).__call__).parameters:
+            call.setdefault("negative_prompt", self.spec.negative)  # FLUX.2 always takes the empty one
         return {
             "model": str(self.folder),
             "dtype": self.spec.dtype,
