@@ -30,8 +30,8 @@ def add_lora(network: nn.Module, spec: LoraSpec, targets: Sequence[str], seed: i
 
     if not hasattr(network, "add_adapter"):
         raise ValueError(
-            f"diffusers puts no adapters into a {type(network).__name__}, so its pipeline could not load one; train the whole network "
-            "(lora.rank 0)"
+            f"diffusers puts no adapters into a {type(network).__name__}, so its pipeline could not load one; train the whole "
+            "network (lora.rank 0)"
         )
     _check(network, targets)
     network.requires_grad_(False)
