@@ -1,4 +1,4 @@
-"""A PEFT adapter as ComfyUI reads it: its names for the modules, and an alpha beside each, so that strength 1 is the trained update."""
+"""A PEFT adapter as ComfyUI reads it: under its names, with an alpha each, so that strength 1 there is the trained update."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def convert(weights: Mapping[str, Tensor], config: Mapping[str, Any], family: Fa
         place = family.place(name)
         if place is None:
             raise ValueError(
-                f"ComfyUI knows no {family.name} module for {name!r}, so it would leave its update out; train others (lora.targets), "
-                "or use the diffusers file"
+                f"ComfyUI knows no {family.name} module for {name!r}, so it would leave its update out; train others "
+                "(lora.targets), or use the diffusers file"
             )
         key = family.key(name, place)
         if place.rows and family.part == FUSE:
