@@ -35,6 +35,7 @@ class Family:
 
     name: str
     architecture: str
+    base: str
     whole: str
     part: str
     sources: tuple[str, ...]
@@ -105,6 +106,7 @@ def _family(name: str, row: Mapping[str, Any]) -> Family:
     return Family(
         name,
         row["architecture"],
+        row["base"],
         row["whole"],
         row.get("part", FUSE),
         tuple(row["sources"]),

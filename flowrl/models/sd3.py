@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import torch
@@ -41,6 +42,7 @@ class SD3Policy:
     """
 
     path = paths.flow
+    family = SimpleNamespace(modules=("transformer",))
 
     def __init__(self, pipe: StableDiffusion3Pipeline, spec: PolicySpec, device: str = "cpu", seed: int = 0) -> None:
         self.pipe, self.spec, self.device = pipe, spec, torch.device(device)

@@ -1,0 +1,83 @@
+"""The files of a run for ComfyUI: one a network, named after the run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flowrl.folder import write_atomic
+
+from . import comfy, names
+from .diffusers import LORA_FILE, Trained, adapter, networks
+from .merged import cast
+from .metadata import About, describe, serialise
+
+EXPERTS = {"transformer": "high_noise", "transformer_2": "low_noise"}
+"""Wan 2.2's networks as ComfyUI's users call them; each is loaded, and given its adapter, by a node of its own."""
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """One network's: as `flowrl.export.diffusers.adapter` gives it, with the class name of the network."""
+
+    kind: str
+    weights: Mapping[str, Tensor]
+    config: Mapping[str, Any]
+
+
+def adapters(policy: Trained) -> dict[str, Adapter]:
+    """Of a policy, by network."""
+    return {name: Adapter(type(network).__name__, *adapter(network)) for name, network in networks(policy).items()}
+
+
+def file_names(title: str, modules: Mapping[str, object] | list[str]) -> dict[str, str]:
+    """Network -> file name. diffusers' own file keeps the name by which it is found in the same folder."""
+    stem = re.sub(r"[^\w.+-]+", "-", title).strip("-.") or "flowrl"
+    stem = f"{stem}-comfyui" if f"{stem}.safetensors".endswith(LORA_FILE) else stem
+    if len(modules) == 1:
+        return {name: f"{stem}.safetensors" for name in modules}
+    return {name: f"{stem}_{EXPERTS.get(name, name)}.safetensors" for name in modules}
+
+
+def write_comfy(
+    folder: Path, found: Mapping[str, Adapter], about: About, dtype: torch.dtype | None = None, strength: float = 1.0
+) -> list[Path]:
+    """For ComfyUI's models/loras: strength 1 there is `strength` times the trained update. dtype None: the trained one, float32.
+
+    Raises: ValueError for a network whose layout in ComfyUI is not known, and what `comfy.convert` raises.
+    """
+    made: dict[str, bytes] = {}
+    files = file_names(about.title, found)
+    for name, one in found.items():
+        tensors = comfy.convert(scaled(one.weights, strength), one.config, family(one.kind))
+        # alpha stays float32: a rounded one would scale every update
+        tensors = {k: v if k.endswith(".alpha") else cast(k, v, dtype).contiguous() for k, v in tensors.items()}
+        modules = {key.removesuffix(half) for key in one.weights for half in comfy.HALVES}
+        title = Path(files[name]).stem
+        made[files[name]] = serialise(tensors, describe(replace(about, title=title), family(one.kind), modules, one.config))
+    folder.mkdir(parents=True, exist_ok=True)
+    written = [write_atomic(folder / file, data) for file, data in made.items()]
+    for path in written:
+        path.chmod(0o644)
+    return written
+
+
+def family(kind: str) -> names.Family:
+    """Raises: ValueError for a class of network that has no row in keys.yaml."""
+    found = names.of_network(kind)
+    if found is None:
+        raise ValueError(f"how ComfyUI names the modules of {kind} is not known to flowrl, which knows: {names.known()}")
+    return found
+
+
+def scaled(weights: Mapping[str, Tensor], strength: float) -> dict[str, Tensor]:
+    """The adapter whose full strength is `strength` of this one."""
+    if strength == 1:
+        return dict(weights)
+    return {k: v * strength if k.endswith(comfy.HALVES[1]) else v for k, v in weights.items()}
