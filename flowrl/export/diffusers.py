@@ -78,7 +78,7 @@ def save_lora(policy: Trained, folder: str | Path) -> Path:
     """
     if not policy.spec.lora.rank:
         raise ValueError("lora.rank is 0: there is no adapter to save; use save_transformer")
-    with _replacing(Path(folder)) as place:
+    with replacing(Path(folder)) as place:
         write_lora(type(policy.pipe), {name: adapter(network) for name, network in networks(policy).items()}, place)
         if policy.head is not None:
             save_head(policy.head, place)
@@ -153,7 +153,7 @@ def save_transformer(policy: Trained, folder: str | Path) -> Path:
     if policy.spec.lora.rank:
         raise ValueError(f"lora.rank is {policy.spec.lora.rank}: the transformer itself is untrained; use save_lora")
     trained = networks(policy)
-    with _replacing(Path(folder)) as place:
+    with replacing(Path(folder)) as place:
         for name, network in trained.items():
             network.save_pretrained(place if len(trained) == 1 else place / name)  # pyright: ignore[reportCallIssue]
         if policy.head is not None:
@@ -204,7 +204,7 @@ def opened(path: Path) -> Iterator[Any]:
 
 
 @contextmanager
-def _replacing(folder: Path) -> Iterator[Path]:
+def replacing(folder: Path) -> Iterator[Path]:
     """A new folder beside `folder` that takes its name at the end; on an error, `folder` stays as it was."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     if folder.is_file():

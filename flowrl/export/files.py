@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,13 @@ from flowrl.folder import write_atomic
 
 from . import comfy, names
 from .diffusers import LORA_FILE, Trained, adapter, networks
-from .merged import cast
 from .metadata import About, describe, serialise
 
 EXPERTS = {"transformer": "high_noise", "transformer_2": "low_noise"}
 """Wan 2.2's networks as ComfyUI's users call them; each is loaded, and given its adapter, by a node of its own."""
+
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
 @dataclass(frozen=True)
@@ -36,13 +38,18 @@ def adapters(policy: Trained) -> dict[str, Adapter]:
     return {name: Adapter(type(network).__name__, *adapter(network)) for name, network in networks(policy).items()}
 
 
-def file_names(title: str, modules: Mapping[str, object] | list[str]) -> dict[str, str]:
+def file_names(title: str, modules: Collection[str]) -> dict[str, str]:
     """Network -> file name. diffusers' own file keeps the name by which it is found in the same folder."""
-    stem = re.sub(r"[^\w.+-]+", "-", title).strip("-.") or "flowrl"
-    stem = f"{stem}-comfyui" if f"{stem}.safetensors".endswith(LORA_FILE) else stem
+    own = stem(title)
+    own = f"{own}-comfyui" if f"{own}.safetensors".endswith(LORA_FILE) else own
     if len(modules) == 1:
-        return {name: f"{stem}.safetensors" for name in modules}
-    return {name: f"{stem}_{EXPERTS.get(name, name)}.safetensors" for name in modules}
+        return dict.fromkeys(modules, f"{own}.safetensors")
+    return {name: f"{own}_{EXPERTS.get(name, name)}.safetensors" for name in modules}
+
+
+def stem(title: str) -> str:
+    """A run's name as the beginning of a file's."""
+    return re.sub(r"[^\w.+-]+", "-", title).strip("-.") or "flowrl"
 
 
 def write_comfy(
@@ -55,17 +62,14 @@ def write_comfy(
     made: dict[str, bytes] = {}
     files = file_names(about.title, found)
     for name, one in found.items():
-        tensors = comfy.convert(scaled(one.weights, strength), one.config, family(one.kind))
+        weights, kind = scaled(one.weights, strength), family(one.kind)
+        tensors = comfy.convert(weights, one.config, kind)
         # alpha stays float32: a rounded one would scale every update
         tensors = {k: v if k.endswith(".alpha") else cast(k, v, dtype).contiguous() for k, v in tensors.items()}
-        modules = {key.removesuffix(half) for key in one.weights for half in comfy.HALVES}
-        title = Path(files[name]).stem
-        made[files[name]] = serialise(tensors, describe(replace(about, title=title), family(one.kind), modules, one.config))
+        own = replace(about, title=Path(files[name]).stem)
+        made[files[name]] = serialise(tensors, describe(own, kind, comfy.pairs(weights, one.config), one.config))
     folder.mkdir(parents=True, exist_ok=True)
-    written = [write_atomic(folder / file, data) for file, data in made.items()]
-    for path in written:
-        path.chmod(0o644)
-    return written
+    return [write_atomic(folder / file, data) for file, data in made.items()]
 
 
 def family(kind: str) -> names.Family:
@@ -81,3 +85,13 @@ def scaled(weights: Mapping[str, Tensor], strength: float) -> dict[str, Tensor]:
     if strength == 1:
         return dict(weights)
     return {k: v * strength if k.endswith(comfy.HALVES[1]) else v for k, v in weights.items()}
+
+
+def cast(name: str, value: Tensor, dtype: torch.dtype | None) -> Tensor:
+    """Raises: ValueError where the dtype cannot hold the value."""
+    if dtype is None or not value.is_floating_point():
+        return value
+    made = value.to(dtype)
+    if not made.isfinite().all():
+        raise ValueError(f"{name} has values that {str(dtype)[6:]} cannot hold; use --dtype bf16 or fp32")
+    return made

@@ -8,15 +8,19 @@ Source: Comfy-Org/ComfyUI@0b61ce5b `comfy/model_detection.py`, convert_diffusers
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .names import Family, Place, Unet
+from flowrl.models.lora import ADAPTER
 
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+from .diffusers import readable
+from .files import cast, file_names, stem
+from .metadata import About, describe
+from .names import Family, Place, Unet, of_network
 
 
 @torch.no_grad()
@@ -41,16 +45,6 @@ def merged(network: nn.Module, adapter: str, strength: float = 1.0, dtype: torch
         name = f"{module}.{last}" if module else last
         out[name] = cast(name, made, dtype).cpu().contiguous()
     return out
-
-
-def cast(name: str, value: Tensor, dtype: torch.dtype | None) -> Tensor:
-    """Raises: ValueError where the dtype cannot hold the value."""
-    if dtype is None or not value.is_floating_point():
-        return value
-    made = value.to(dtype)
-    if not made.isfinite().all():
-        raise ValueError(f"{name} has values that {str(dtype)[6:]} cannot hold; use --dtype bf16 or fp32")
-    return made
 
 
 def native(state: Mapping[str, Tensor], family: Family, config: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -107,4 +101,27 @@ def save_network(network: nn.Module, state: Mapping[str, Tensor], folder: Path) 
     folder.mkdir(parents=True, exist_ok=True)
     network.save_config(folder)  # pyright: ignore[reportCallIssue]
     save_file(dict(state), folder / SAFETENSORS_WEIGHTS_NAME, {"format": "pt"})
+    readable([folder / SAFETENSORS_WEIGHTS_NAME])
     return folder
+
+
+def write_merged(
+    folder: Path, nets: Mapping[str, nn.Module], about: About, dtype: torch.dtype | None = None, strength: float = 1.0
+) -> list[Path]:
+    """A folder and a file of each network: <title>-merged/<network> for diffusers, <title>-merged.safetensors for ComfyUI's
+    models/diffusion_models. A network whose layout in ComfyUI is not known gets the folder alone."""
+    from safetensors.torch import save_file
+
+    files, written = file_names(f"{about.title}-merged", nets), []
+    for name, network in nets.items():
+        state = merged(network, ADAPTER, strength, dtype)
+        written.append(save_network(network, state, folder / f"{stem(about.title)}-merged" / name))
+        kind = of_network(type(network).__name__)
+        if kind is None:
+            continue
+        place = folder / files[name]
+        said = describe(replace(about, title=place.stem), kind, state, None)
+        save_file(native(state, kind, network.config), place, said)  # pyright: ignore[reportArgumentType]
+        readable([place])
+        written.append(place)
+    return written
