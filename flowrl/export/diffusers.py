@@ -10,14 +10,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from flowrl.models.lora import ADAPTER, float32
-from flowrl.models.noise_head import NoiseHead, load_head, save_head
-from flowrl.recipe import PolicySpec
+from flowrl.models.noise_head import load_head, save_head
+from flowrl.models.policy import DiffusersPolicy
 
 if TYPE_CHECKING:
     from diffusers.pipelines.pipeline_utils import DiffusionPipeline
@@ -27,32 +27,7 @@ LORA_FILE = "pytorch_lora_weights.safetensors"
 METADATA = "lora_adapter_metadata"
 
 
-class Family(Protocol):
-    @property
-    def modules(self) -> tuple[str, ...]:
-        """Names of the pipeline's trained networks, in order."""
-        ...
-
-
-class Trained(Protocol):
-    """What is needed of a policy."""
-
-    @property
-    def pipe(self) -> Any: ...
-    @property
-    def spec(self) -> PolicySpec: ...
-    @property
-    def family(self) -> Family: ...
-    @property
-    def head(self) -> NoiseHead | None: ...
-
-
-def networks(policy: Trained) -> dict[str, nn.Module]:
-    """The trained networks by their names in the pipeline."""
-    return {name: getattr(policy.pipe, name) for name in policy.family.modules}
-
-
-def adapter(network: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def adapter(network: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The weights of its adapter by their names in the network, on the CPU, and its LoraConfig as a dict."""
     from peft.utils import get_peft_model_state_dict
 
@@ -60,12 +35,12 @@ def adapter(network: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return {name: p.detach().cpu().contiguous() for name, p in weights.items()}, network.peft_config[ADAPTER].to_dict()
 
 
-def save(policy: Trained, folder: str | Path) -> Path:
+def save(policy: DiffusersPolicy, folder: str | Path) -> Path:
     """The adapter, or at lora.rank 0 the whole network. Call it on one process."""
     return save_lora(policy, folder) if policy.spec.lora.rank else save_transformer(policy, folder)
 
 
-def save_lora(policy: Trained, folder: str | Path) -> Path:
+def save_lora(policy: DiffusersPolicy, folder: str | Path) -> Path:
     """`pipe.load_lora_weights(folder)` then draws this policy's images: float32 weights, with rank, alpha and targets as metadata.
 
     A second expert, which diffusers keeps in a file of its own, is in the subfolder of its name and loaded by
@@ -79,7 +54,7 @@ def save_lora(policy: Trained, folder: str | Path) -> Path:
     if not policy.spec.lora.rank:
         raise ValueError("lora.rank is 0: there is no adapter to save; use save_transformer")
     with replacing(Path(folder)) as place:
-        write_lora(type(policy.pipe), {name: adapter(network) for name, network in networks(policy).items()}, place)
+        write_lora(type(policy.pipe), {name: adapter(network) for name, network in policy.modules.items()}, place)
         if policy.head is not None:
             save_head(policy.head, place)
     return Path(folder)
@@ -144,7 +119,7 @@ def saved(folder: str | Path) -> list[str]:
     return names
 
 
-def save_transformer(policy: Trained, folder: str | Path) -> Path:
+def save_transformer(policy: DiffusersPolicy, folder: str | Path) -> Path:
     """The network in diffusers format: `SD3Transformer2DModel.from_pretrained(folder)`, to be put in the base pipeline's place; of
     several, each in a subfolder of its name.
 
@@ -152,7 +127,7 @@ def save_transformer(policy: Trained, folder: str | Path) -> Path:
     """
     if policy.spec.lora.rank:
         raise ValueError(f"lora.rank is {policy.spec.lora.rank}: the transformer itself is untrained; use save_lora")
-    trained = networks(policy)
+    trained = policy.modules
     with replacing(Path(folder)) as place:
         for name, network in trained.items():
             network.save_pretrained(place if len(trained) == 1 else place / name)  # pyright: ignore[reportCallIssue]
@@ -161,7 +136,7 @@ def save_transformer(policy: Trained, folder: str | Path) -> Path:
     return Path(folder)
 
 
-def load_lora(policy: Trained, folder: str | Path) -> None:
+def load_lora(policy: DiffusersPolicy, folder: str | Path) -> None:
     """Put a saved adapter in the place of the policy's, bit for bit; rank, alpha and targets come from the file.
 
     The adapter's parameters are new objects: load before the optimizer is built. To sample, `pipe.load_lora_weights(folder)`
@@ -171,8 +146,8 @@ def load_lora(policy: Trained, folder: str | Path) -> None:
     """
     if not policy.spec.lora.rank:
         raise ValueError("lora.rank is 0: the policy has no adapter to load into; set lora.rank above 0")
-    found = {name: read_lora(folder, name) for name in policy.family.modules}
-    for name, network in networks(policy).items():
+    found = {name: read_lora(folder, name) for name in policy.modules}
+    for name, network in policy.modules.items():
         _load(network, *found[name])
     if policy.head is not None:
         load_head(policy.head, Path(folder))

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from flowrl.folder import write_atomic
 
 from . import comfy, names
-from .diffusers import LORA_FILE, Trained, adapter, networks
+from .diffusers import LORA_FILE, adapter
 from .metadata import About, describe, serialise
 
 EXPERTS = {"transformer": "high_noise", "transformer_2": "low_noise"}
@@ -33,9 +33,9 @@ class Adapter:
     config: Mapping[str, Any]
 
 
-def adapters(policy: Trained) -> dict[str, Adapter]:
-    """Of a policy, by network."""
-    return {name: Adapter(type(network).__name__, *adapter(network)) for name, network in networks(policy).items()}
+def adapters(modules: Mapping[str, nn.Module]) -> dict[str, Adapter]:
+    """Of the trained networks of a policy, by their names."""
+    return {name: Adapter(type(network).__name__, *adapter(network)) for name, network in modules.items()}
 
 
 def file_names(title: str, modules: Collection[str]) -> dict[str, str]:
@@ -67,7 +67,7 @@ def write_comfy(
         # alpha stays float32: a rounded one would scale every update
         tensors = {k: v if k.endswith(".alpha") else cast(k, v, dtype).contiguous() for k, v in tensors.items()}
         own = replace(about, title=Path(files[name]).stem)
-        made[files[name]] = serialise(tensors, describe(own, kind, comfy.pairs(weights, one.config), one.config))
+        made[files[name]] = serialise(tensors, describe(own, kind, (name, one.kind), comfy.pairs(weights, one.config), one.config))
     folder.mkdir(parents=True, exist_ok=True)
     return [write_atomic(folder / file, data) for file, data in made.items()]
 

@@ -120,7 +120,7 @@ def write_merged(
         if kind is None:
             continue
         place = folder / files[name]
-        said = describe(replace(about, title=place.stem), kind, state, None)
+        said = describe(replace(about, title=place.stem), kind, (name, type(network).__name__), state, None)
         save_file(native(state, kind, network.config), place, said)  # pyright: ignore[reportArgumentType]
         readable([place])
         written.append(place)

@@ -17,24 +17,30 @@ from .names import Family
 SPEC = "1.0.1"
 COMFYUI = "https://github.com/comfyanonymous/ComfyUI"
 SDXL = ("stable-diffusion-xl-v1-base", "sdxl_base_v1-0")
+PIPELINE, PART, NETWORK = "flowrl.pipeline", "flowrl.part", "flowrl.network"
 DEEP = re.compile(r"\.transformer_blocks\.[1-9]")
 
 
 @dataclass(frozen=True)
 class About:
     """Of a run. title: the run's name.  model: the base it was trained from.  trigger: the words that ask for it, "" for none.
-    resolution: (width, height) in pixels.  told: a sentence on how it was trained.  date: of the training, None for now."""
+    resolution: (width, height) in pixels.  told: a sentence on how it was trained.  pipeline: diffusers' class of it.
+    date: of the training, None for now."""
 
     title: str
     model: str
     trigger: str = ""
     resolution: tuple[int, int] | None = None
     told: str = ""
+    pipeline: str = ""
     date: datetime | None = None
 
 
-def describe(about: About, family: Family, modules: Collection[str], config: Mapping[str, Any] | None) -> dict[str, str]:
-    """Metadata of a file. modules: names of what it changes; config: of the adapter, None for whole weights.
+def describe(
+    about: About, family: Family, part: tuple[str, str], modules: Collection[str], config: Mapping[str, Any] | None
+) -> dict[str, str]:
+    """Metadata of a file. part: name and class of the network.  modules: names of what the file changes.  config: of the adapter,
+    None for whole weights.
 
     Source: ModelSpec 1.0.1 (Stability-AI/ModelSpec README); names of architectures and ss_ keys as kohya-ss/sd-scripts writes them
     (`library/sai_model_spec.py`, `train_network.py`), of families it does not train our own.
@@ -53,6 +59,9 @@ def describe(about: About, family: Family, modules: Collection[str], config: Map
         "modelspec.resolution": "" if about.resolution is None else "x".join(map(str, about.resolution)),
         "modelspec.trigger_phrase": about.trigger,
         "modelspec.merged_from": about.model if config is None else "",
+        PIPELINE: about.pipeline,
+        PART: part[0],
+        NETWORK: part[1],
         "ss_base_model_version": base,
         "ss_sd_model_name": about.model,
         "ss_output_name": about.title,
