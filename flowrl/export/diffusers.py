@@ -13,7 +13,7 @@ from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from flowrl.models.lora import ADAPTER, float32
 from flowrl.models.noise_head import load_head, save_head

@@ -95,9 +95,7 @@ class DiffusersPolicy:
         negatives = self._store([(self.spec.negative, files) for _, files in wanted]) if guided else None
         return Cond(rows, negatives, guidance).to(str(self.device))
 
-    def free_encoders(
-        self, prompts: Sequence[str] = (), images: Sequence[Sequence[Path] | Path | None] | None = None
-    ) -> None:
+    def free_encoders(self, prompts: Sequence[str] = (), images: Sequence[Sequence[Path] | Path | None] | None = None) -> None:
         """Encode these prompts and the negative one, keep every encoding, and drop the text encoders.
 
         A prompt not seen until then is refused by `encode` from now on.
