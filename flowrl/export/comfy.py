@@ -81,7 +81,7 @@ def alpha(name: str, rank: int, config: Mapping[str, Any]) -> float:
     from peft.utils.other import get_pattern_key
 
     pattern = config.get("alpha_pattern") or {}
-    own = float(pattern.get(get_pattern_key(pattern.keys(), name), config["lora_alpha"]))
+    own = float(pattern.get(get_pattern_key(list(pattern), name), config["lora_alpha"]))
     return own * rank**0.5 if config.get("use_rslora") else own
 
 

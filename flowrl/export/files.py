@@ -65,7 +65,7 @@ def write_comfy(
         weights, kind = scaled(one.weights, strength), family(one.kind)
         tensors = comfy.convert(weights, one.config, kind)
         # alpha stays float32: a rounded one would scale every update
-        tensors = {k: v if k.endswith(".alpha") else cast(k, v, dtype).contiguous() for k, v in tensors.items()}
+        tensors = {k: v if k.endswith(".alpha") else held(k, v, dtype).contiguous() for k, v in tensors.items()}
         own = replace(about, title=Path(files[name]).stem)
         made[files[name]] = serialise(tensors, describe(own, kind, (name, one.kind), comfy.pairs(weights, one.config), one.config))
     folder.mkdir(parents=True, exist_ok=True)
@@ -87,7 +87,7 @@ def scaled(weights: Mapping[str, Tensor], strength: float) -> dict[str, Tensor]:
     return {k: v * strength if k.endswith(comfy.HALVES[1]) else v for k, v in weights.items()}
 
 
-def cast(name: str, value: Tensor, dtype: torch.dtype | None) -> Tensor:
+def held(name: str, value: Tensor, dtype: torch.dtype | None) -> Tensor:
     """Raises: ValueError where the dtype cannot hold the value."""
     if dtype is None or not value.is_floating_point():
         return value

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from flowrl.models.lora import ADAPTER
 
 from .diffusers import readable
-from .files import cast, file_names, stem
+from .files import file_names, held, stem
 from .metadata import About, describe
 from .names import Family, Place, Unet, of_network
 
@@ -33,7 +33,7 @@ def merged(network: nn.Module, adapter: str, strength: float = 1.0, dtype: torch
     """
     from peft.tuners.lora import LoraLayer
 
-    layers = {name: m for name, m in network.named_modules() if isinstance(m, LoraLayer) and adapter in m.lora_A}
+    layers: dict[str, Any] = {n: m for n, m in network.named_modules() if isinstance(m, LoraLayer) and adapter in m.lora_A}
     out: dict[str, Tensor] = {}
     for key, value in network.state_dict().items():
         if ".lora_" in key:
@@ -43,7 +43,7 @@ def merged(network: nn.Module, adapter: str, strength: float = 1.0, dtype: torch
         if last == "weight" and module in layers:
             made = (made.float() + strength * layers[module].get_delta_weight(adapter).float().to(made.device)).to(made.dtype)
         name = f"{module}.{last}" if module else last
-        out[name] = cast(name, made, dtype).cpu().contiguous()
+        out[name] = held(name, made, dtype).cpu().contiguous()
     return out
 
 
@@ -95,7 +95,7 @@ def _last(state: Mapping[str, Tensor]) -> int:
 
 def save_network(network: nn.Module, state: Mapping[str, Tensor], folder: Path) -> Path:
     """A folder that the network's class loads with from_pretrained."""
-    from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
+    from diffusers.utils.constants import SAFETENSORS_WEIGHTS_NAME
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)

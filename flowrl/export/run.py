@@ -6,7 +6,7 @@ import json
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -17,7 +17,7 @@ from flowrl.models import EMBEDDED, embedded, load_policy
 from flowrl.recipe import Recipe
 
 from .diffusers import load_lora, opened, read_lora, replacing, saved, write_lora
-from .files import Adapter, cast, scaled, stem, write_comfy
+from .files import Adapter, held, scaled, stem, write_comfy
 from .merged import write_merged
 from .metadata import NETWORK, PART, PIPELINE, About
 
@@ -72,7 +72,7 @@ def _diffusers(
 ) -> Path:
     import diffusers
 
-    ready = {n: ({k: cast(k, v, dtype) for k, v in scaled(w, strength).items()}, config) for n, (w, config) in found.items()}
+    ready = {n: ({k: held(k, v, dtype) for k, v in scaled(w, strength).items()}, config) for n, (w, config) in found.items()}
     with replacing(folder) as place:
         write_lora(getattr(diffusers, pipeline), ready, place)
     return folder
@@ -122,7 +122,7 @@ def _index(model: str) -> Mapping[str, Any]:
 
     where = str(embedded(model)) if model in EMBEDDED else str(Path(model).expanduser()) if Path(model).exists() else model
     try:
-        return dict(DiffusionPipeline.load_config(where))
+        return cast(Mapping[str, Any], DiffusionPipeline.load_config(where))
     except (OSError, ValueError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(
