@@ -21,7 +21,7 @@ def grid(run: Path) -> str:
     columns = [str(value) for value in strengths]
     head = "".join(f'<b class="{"own" if value == "1" else ""}">{escape(value)}</b>' for value in columns)
     body = "".join(_row(run, table(row), columns) for row in rows)
-    sub = "Drawn from the same starting noise. 0 is the model as it was, 1 what was trained; more than 1 goes further that way."
+    sub = "Held-out prompts from the same starting noise. 0 is the model as it was, 1 what was trained; more goes further that way."
     return section(
         "The LoRA by strength", sub, f'<div class="strengths" style="--n:{len(columns)}"><span></span>{head}{body}</div>'
     )
