@@ -275,7 +275,7 @@ def _finish(parts: Parts, session: Session, jury: Jury, folder: RunFolder) -> Re
     world = parts.world
     after = jury.full("after", session) if len(jury.held) else None
     result = _result(parts, session, jury, folder, after)
-    few = jury.held.take(spread(len(jury.held), strengths.PROMPTS))
+    few = jury.held.take(spread(len(jury.held), strengths.shown(parts.policy)))
     drawn = strengths.drawn(parts, session, few) if len(few) and parts.recipe.policy.lora.rank else {}
     with world.together():
         if world.main:

@@ -18,7 +18,8 @@ from flowrl.models.lora import strength
 from flowrl.sizes import Sizes
 
 STRENGTHS = (0.0, 0.5, 1.0, 1.5)
-PROMPTS = 4
+PROMPTS, VIDEOS = 4, 2
+"""A video takes minutes where an image takes seconds."""
 
 
 @contextmanager
@@ -28,6 +29,11 @@ def at(policy: Any, value: float) -> Iterator[None]:
         for network in policy.modules.values():
             stack.enter_context(strength(network, value))
         yield
+
+
+def shown(policy: Any) -> int:
+    """How many prompts."""
+    return PROMPTS if policy.fps is None else VIDEOS
 
 
 def drawn(parts: Parts[Any], session: Session, held: Prompts) -> dict[float, np.ndarray]:
