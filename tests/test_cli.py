@@ -27,7 +27,7 @@ from flowrl.methods.claims import NUMBERS
 from flowrl.recipe import PolicySpec, Recipe, RewardSpec
 from flowrl.settings import dump, load
 
-COMMANDS = ("train", "sample", "score", "serve", "methods", "rewards", "plan", "report", "vote")
+COMMANDS = ("train", "sample", "score", "serve", "methods", "rewards", "plan", "report", "export", "vote")
 
 
 @pytest.fixture(autouse=True)
