@@ -181,6 +181,9 @@ def test_both_experts_are_saved_and_each_finds_its_own(tmp_path: Path) -> None:
     assert same(one, updates(plain.transformer, "default_0")) and same(
         two, updates(plain.transformer_2, next(iter(plain.transformer_2.peft_config)))
     )
+    other = wan22()  # and diffusers reads the file for ComfyUI as well
+    other.load_lora_weights(files.write_comfy(tmp_path, files.adapters({"transformer": pipe.transformer}), ABOUT)[0])
+    assert same(one, updates(other.transformer, next(iter(other.transformer.peft_config))))
     again = wan22()
     for net in (again.transformer, again.transformer_2):
         trained(net, ["attn2.to_v"])
