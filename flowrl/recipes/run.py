@@ -24,8 +24,8 @@ from flowrl.dist import World
 from flowrl.export.files import adapters, write_comfy
 from flowrl.export.run import about
 from flowrl.folder import RunFolder, write_atomic
+from flowrl.loading import load_policy
 from flowrl.loop import Parts, Session, begin, choose
-from flowrl.models import load_policy
 from flowrl.recipe import Recipe
 from flowrl.report import write as write_report
 from flowrl.sizes import Sizes, cut, derive, describe
