@@ -20,6 +20,7 @@ from diffusers import (
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
     SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
     StableDiffusionPipeline,
     WanPipeline,
 )
@@ -38,6 +39,7 @@ from flowrl.export.run import about, export_run
 from flowrl.models import load_policy
 from flowrl.models.lora import strength
 from flowrl.recipe import LoraSpec, PolicySpec, Recipe, StyleSpec
+from flowrl.recipes.run import train
 
 ABOUT = metadata.About("my-style", "black-forest-labs/FLUX.1-dev", "ohwx style", (1024, 768), "Trained by flowrl.", "FluxPipeline")
 TARGETS = {"sd15": ["attn1.to_q", "ff.net.2"], "wan": ["attn1.to_q", "ffn.net.2"]}
@@ -233,6 +235,13 @@ def test_a_pipeline_that_loads_no_adapters_is_a_sentence(tmp_path: Path) -> None
     with pytest.raises(ValueError, match="StableDiffusionPipeline loads no adapter into 'vae'"):
         export.save_lora(policy, tmp_path / "lora")
     assert not (tmp_path / "lora").exists()
+
+
+def test_a_run_whose_adapter_could_not_be_saved_does_not_begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(StableDiffusion3Pipeline, "save_lora_weights", None)
+    with pytest.raises(ValueError, match="StableDiffusion3Pipeline has no loader of adapters"):
+        train(tinyrun.recipe(tmp_path / "run"))
+    assert not (tmp_path / "run" / "run.yaml").exists()
 
 
 def test_merged_weights_are_base_and_update_in_both_layouts(tmp_path: Path) -> None:

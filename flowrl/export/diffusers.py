@@ -65,23 +65,35 @@ def write_lora(
 ) -> None:
     """LORA_FILE of these adapters (weights and config by network) in a folder that is there, by the pipeline's own writer.
 
-    Raises: ValueError for a pipeline that has none, or none for one of the networks.
+    Raises: ValueError as `savable`.
+    """
+    writer: Any = getattr(pipeline, "save_lora_weights", None)
+    main: dict[str, Any] = {}
+    apart = savable(pipeline, list(adapters))
+    for name, (weights, config) in adapters.items():
+        if name in apart:
+            own = {"transformer_lora_layers": dict(weights), "transformer_lora_adapter_metadata": dict(config)}
+            writer(place / name, **own)
+        else:
+            main |= {f"{name}_lora_layers": dict(weights), f"{name}_lora_adapter_metadata": dict(config)}
+    if main:
+        writer(place, **main)
+
+
+def savable(pipeline: type[DiffusionPipeline], modules: Sequence[str]) -> list[str]:
+    """Those of the networks whose adapter gets a file of its own, in a subfolder.
+
+    Raises: ValueError for a pipeline that has no loader of adapters, or none for one of the networks.
     """
     writer: Any = getattr(pipeline, "save_lora_weights", None)
     if writer is None:
         raise ValueError(f"{pipeline.__name__} has no loader of adapters, so none is written; train the whole network: lora.rank 0")
     known = inspect.signature(writer).parameters
-    together = {name: {} for name in adapters if f"{name}_lora_layers" in known and f"{name}_lora_adapter_metadata" in known}
-    for name, (weights, config) in adapters.items():
-        if name in together:
-            together[name] = {f"{name}_lora_layers": dict(weights), f"{name}_lora_adapter_metadata": dict(config)}
-        elif name in getattr(pipeline, "_lora_loadable_modules", ()):
-            main = {"transformer_lora_layers": dict(weights), "transformer_lora_adapter_metadata": dict(config)}
-            writer(place / name, **main)
-        else:
+    apart = [name for name in modules if not {f"{name}_lora_layers", f"{name}_lora_adapter_metadata"} <= set(known)]
+    for name in apart:
+        if name not in getattr(pipeline, "_lora_loadable_modules", ()):
             raise ValueError(f"{pipeline.__name__} loads no adapter into {name!r}; train the whole network: lora.rank 0")
-    if together:
-        writer(place, **{key: value for arguments in together.values() for key, value in arguments.items()})
+    return apart
 
 
 def read_lora(folder: str | Path, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -21,6 +21,7 @@ from flowrl import checkpoint, data, dist, evaluate, export, settings
 from flowrl.data import Prompts
 from flowrl.display import Display
 from flowrl.dist import World
+from flowrl.export.diffusers import savable
 from flowrl.export.files import adapters, write_comfy
 from flowrl.export.run import about
 from flowrl.folder import RunFolder, write_atomic
@@ -91,6 +92,8 @@ def _train(recipe: Recipe, given: Mapping[str, Any] | None, prompts: Any, resume
             log.log(logging.WARNING if world.main else logging.DEBUG, "resumed with another setting: %s", line)
     trained, held = build.prompts(recipe.data, prompts)
     policy = load_policy(recipe.policy, world.device, seed=recipe.run.seed)
+    if recipe.policy.lora.rank:
+        savable(type(policy.pipe), list(policy.modules))  # said now rather than when the run is done
     features = build.features(recipe.evaluate.features)
     if method.features and features is None:
         raise ValueError(
