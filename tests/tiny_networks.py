@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import diffusers
 import torch
 from diffusers import (
     Flux2Transformer2DModel,
@@ -173,7 +172,3 @@ def network(name: str, seed: int = 0) -> nn.Module:
             for p in made.parameters():
                 p.copy_(torch.randn(p.shape) * 0.2)
     return made.eval().requires_grad_(False)
-
-
-def version() -> str:
-    return diffusers.__version__
