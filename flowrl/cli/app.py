@@ -12,7 +12,7 @@ import typer
 
 import flowrl
 
-from . import methods, plan, report, rewards, sample, score, serve, train, vote
+from . import export, methods, plan, report, rewards, sample, score, serve, train, vote
 
 # Errors whose text is written for users, as is that of every exception flowrl defines; the rest are faults and keep a traceback.
 SPOKEN = (ValueError, OSError, ModuleNotFoundError, FloatingPointError)
@@ -28,7 +28,7 @@ app = typer.Typer(
 )
 COMMANDS = (
     train.train, sample.sample, score.score, serve.serve, methods.methods, rewards.rewards, plan.plan,
-    report.report, vote.vote,
+    report.report, export.export, vote.vote,
 )  # fmt: skip
 for _command in COMMANDS:
     app.command()(_command)

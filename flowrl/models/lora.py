@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -119,6 +120,31 @@ def without_adapter(network: nn.Module) -> Iterator[None]:
     finally:
         for layer, (off, names) in zip(layers, before, strict=True):
             layer._disable_adapters, layer._active_adapter = off, names
+
+
+@contextmanager
+def strength(network: nn.Module, value: float) -> Iterator[None]:
+    """Inside, the update counts `value` times: W x + value (alpha / r) B A x. At 0 it is the base and at 1 the adapter, bitwise.
+
+    Raises: ValueError for a value that is not finite.
+    """
+    from peft.tuners.lora import LoraLayer
+
+    if not math.isfinite(value):
+        raise ValueError(f"an adapter of strength {value}; give a number, 1 for what was trained")
+    if not value:  # 0 times an update would add a zero, of which bits can tell
+        with without_adapter(network):
+            yield
+        return
+    layers = [m for m in network.modules() if isinstance(m, LoraLayer) and ADAPTER in m.scaling]
+    before = [layer.scaling[ADAPTER] for layer in layers]
+    try:
+        for layer, was in zip(layers, before, strict=True):
+            layer.scaling[ADAPTER] = was * value
+        yield
+    finally:
+        for layer, was in zip(layers, before, strict=True):
+            layer.scaling[ADAPTER] = was
 
 
 def _check(network: nn.Module, targets: Sequence[str]) -> None:
