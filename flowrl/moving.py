@@ -83,8 +83,22 @@ def film(stem: Path, frames: np.ndarray, fps: float) -> Path:
     return path
 
 
-def strip(frames: np.ndarray, count: int = 4, gap: int = 2) -> np.ndarray:
-    """`count` frames of uint8 [T, H, W, 3] side by side, from the first to the last: [H, W', 3]. Shorter videos show all theirs."""
-    some = frames[videos.chosen(len(frames), count)]
-    between = np.broadcast_to(np.array(PAPER, dtype=np.uint8), (frames.shape[1], gap, 3))
+def strip(frames: np.ndarray, count: int = 4, height: int = 192, gap: int = 2) -> np.ndarray:
+    """`count` frames of uint8 [T, H, W, 3] side by side, from the first to the last, no higher than `height`: [H', W', 3].
+
+    Shorter videos show all their frames.
+    """
+    some = [smaller(frame, height, frame.shape[1]) for frame in frames[videos.chosen(len(frames), count)]]
+    between = np.broadcast_to(np.array(PAPER, dtype=np.uint8), (len(some[0]), gap, 3))
     return np.concatenate([part for frame in some for part in (frame, between)][:-1], 1)
+
+
+def smaller(frame: np.ndarray, height: int, width: int) -> np.ndarray:
+    """uint8 [H, W, 3] of the same shape, within height x width."""
+    from PIL import Image
+
+    if frame.shape[0] <= height and frame.shape[1] <= width:
+        return frame
+    with Image.fromarray(frame) as picture:
+        picture.thumbnail((width, height))
+        return np.asarray(picture)

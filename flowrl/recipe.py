@@ -121,7 +121,7 @@ class SizesSpec:
 class EvalSpec:
     """Held-out evaluation: every so many iterations on `quick` prompts, before and after on `prompts` (None: all).
     rewards: judges by name, the first is the headline (none: the training reward). features: "module:function", images -> [N,
-      D], for diversity."""
+      D], for diversity; of videos the mean over 8 frames."""
 
     every: int = Field(default=10, ge=0)
     quick: int = Field(default=32, ge=1)

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -31,6 +31,7 @@ __all__ = [
     "Credit",
     "Loss",
     "Method",
+    "Moves",
     "Objective",
     "Outcome",
     "Path",
@@ -42,6 +43,7 @@ __all__ = [
     "Scores",
     "State",
     "WeightSet",
+    "rate",
 ]
 
 
@@ -97,6 +99,19 @@ class Policy(Protocol):
         ...
 
     def reference(self) -> AbstractContextManager[None]: ...
+
+
+@runtime_checkable
+class Moves(Protocol):
+    """A policy that says whether it makes videos: fps, the frames a second of what it decodes, uint8 [N, T, H, W, 3]; None: images."""
+
+    @property
+    def fps(self) -> float | None: ...
+
+
+def rate(policy: Policy) -> float | None:
+    """Frames a second of a policy's videos, None where it makes images."""
+    return policy.fps if isinstance(policy, Moves) else None
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from flowrl import checkpoint, data, dist, evaluate, export, settings
+from flowrl.data import Prompts
 from flowrl.display import Display
 from flowrl.dist import World
 from flowrl.folder import RunFolder, write_atomic
@@ -26,7 +27,7 @@ from flowrl.models import load_policy
 from flowrl.recipe import Recipe
 from flowrl.report import write as write_report
 from flowrl.sizes import Sizes, cut, derive, describe
-from flowrl.types import Policy
+from flowrl.types import Policy, rate
 
 from . import build
 from .engine import engine, notes
@@ -88,6 +89,7 @@ def _train(recipe: Recipe, given: Mapping[str, Any] | None, prompts: Any, resume
             log.log(logging.WARNING if world.main else logging.DEBUG, "resumed with another setting: %s", line)
     trained, held = build.prompts(recipe.data, prompts)
     policy = load_policy(recipe.policy, world.device, seed=recipe.run.seed)
+    trained, held = (timed(part, rate(policy)) for part in (trained, held))
     features = build.features(recipe.evaluate.features)
     if method.features and features is None:
         raise ValueError(
@@ -132,6 +134,17 @@ def _folder(recipe: Recipe, resume: Path | None, world: World) -> tuple[Recipe, 
         if world.main:
             (RunFolder.create if resume is None else RunFolder.open)(path)
     return replace(recipe, run=replace(recipe.run, folder=str(path))), RunFolder(path)
+
+
+def timed(prompts: Prompts, fps: float | None) -> Prompts:
+    """Prompts of videos, with their rate as metadata "fps", which rewards of motion read; another rate given there is wrong, as the
+    policy alone decides, and is replaced."""
+    if fps is None:
+        return prompts
+    if other := [m["fps"] for m in prompts.metadata if m.get("fps", fps) != fps]:
+        log.warning("metadata say fps %s, but the policy makes videos of %g frames a second, which is what counts", other[0], fps)
+    heldout = None if prompts.heldout is None else timed(prompts.heldout, fps)
+    return replace(prompts, metadata=tuple({**m, "fps": fps} for m in prompts.metadata), heldout=heldout)
 
 
 def _record(recipe: Recipe, prompts: Any, folder: RunFolder) -> None:
