@@ -93,6 +93,18 @@ def strip(frames: np.ndarray, count: int = 4, height: int = 192, gap: int = 2) -
     return np.concatenate([part for frame in some for part in (frame, between)][:-1], 1)
 
 
+def four(frames: np.ndarray, gap: int = 2) -> np.ndarray:
+    """Four frames of uint8 [T, H, W, 3] in two rows, the first at the top left, the last at the bottom right: [2 H + gap, 2 W + gap, 3].
+    """
+    height, width = frames.shape[1:3]
+    out = np.broadcast_to(np.array(PAPER, dtype=np.uint8), (2 * height + gap, 2 * width + gap, 3)).copy()
+    at = np.linspace(0, len(frames) - 1, 4).round().astype(int)
+    for place, frame in enumerate(frames[at]):
+        top, left = (height + gap) * (place // 2), (width + gap) * (place % 2)
+        out[top : top + height, left : left + width] = frame
+    return out
+
+
 def smaller(frame: np.ndarray, height: int, width: int) -> np.ndarray:
     """uint8 [H, W, 3] of the same shape, within height x width."""
     from PIL import Image
