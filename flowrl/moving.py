@@ -6,7 +6,7 @@ import importlib
 import importlib.util
 import io
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -46,6 +46,36 @@ def save(stem: Path, pixels: np.ndarray, fps: float | None) -> Path:
     path = stem.with_name(f"{stem.name}.webp")
     path.write_bytes(webp(pixels, fps or videos.RATE, None if pixels[..., 0].size <= EXACT else QUALITY))
     return path
+
+
+class Step(NamedTuple):
+    """How a video is written again: its longer side, the most frames of it, the quality."""
+
+    side: int
+    frames: int
+    quality: int
+
+
+STEPS = (Step(360, 32, 75), Step(320, 24, 65), Step(256, 16, 55), Step(192, 12, 45), Step(128, 8, 40))
+
+
+def light(path: Path, most: int) -> tuple[bytes, np.ndarray]:
+    """A video file as an animated WebP of about `most` bytes, and its frames. What is left of the frames lasts as long as all did.
+
+    Raises: OSError, ValueError if it is no video.
+    """
+    seen = videos.read(path)
+    if seen.pixels.ndim == 3:
+        raise ValueError(f"{path} does not move; give an animated .webp or .gif, or a film")
+    frames, fps, data = seen.pixels, seen.fps or videos.RATE, path.read_bytes()
+    if len(data) > most or path.suffix.lower() != ".webp":
+        for step in STEPS:
+            at = videos.chosen(len(seen.pixels), step.frames)
+            frames = np.stack([smaller(frame, step.side, step.side) for frame in seen.pixels[at]])
+            data = webp(frames, fps * len(at) / len(seen.pixels), step.quality)
+            if len(data) <= most:
+                break
+    return data, frames
 
 
 def encoder() -> str | None:
@@ -94,8 +124,7 @@ def strip(frames: np.ndarray, count: int = 4, height: int = 192, gap: int = 2) -
 
 
 def four(frames: np.ndarray, gap: int = 2) -> np.ndarray:
-    """Four frames of uint8 [T, H, W, 3] in two rows, the first at the top left, the last at the bottom right: [2 H + gap, 2 W + gap, 3].
-    """
+    """Four frames of uint8 [T, H, W, 3] in two rows, from the first at the top left to the last: [2 H + gap, 2 W + gap, 3]."""
     height, width = frames.shape[1:3]
     out = np.broadcast_to(np.array(PAPER, dtype=np.uint8), (2 * height + gap, 2 * width + gap, 3)).copy()
     at = np.linspace(0, len(frames) - 1, 4).round().astype(int)

@@ -50,7 +50,8 @@ class RewardSpec:
     """name: "clip", "shapes:soft", "module:name" or "file.py:function".
     threshold: it counts as 1 above, else 0.  gate: rewards listed after it count only where its score is at least so much.
     Where its network goes, if it has one: device (None: the run's), dtype and batch (None: the reward's own choice), offload (on
-    the CPU between calls)."""
+    the CPU between calls).
+    frames: of a video it is shown so many, evenly spread (None: all for what reads motion and for your own functions, else 8)."""
 
     name: str
     weight: float = 1.0
@@ -60,6 +61,7 @@ class RewardSpec:
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     batch: int | None = Field(default=None, ge=1)
     offload: bool = False
+    frames: int | None = Field(default=None, ge=1)
 
 
 @dataclass(frozen=True, config=STRICT)

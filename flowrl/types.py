@@ -103,7 +103,7 @@ class Policy(Protocol):
 
 @runtime_checkable
 class Moves(Protocol):
-    """A policy that says whether it makes videos: fps, the frames a second of what it decodes, uint8 [N, T, H, W, 3]; None: images."""
+    """A policy that says whether it makes videos.  fps: frames a second of what it decodes, uint8 [N, T, H, W, 3]; None: images."""
 
     @property
     def fps(self) -> float | None: ...

@@ -9,9 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
-
-from . import pictures
 
 SUFFIXES = frozenset({".mp4", ".webm", ".mov", ".mkv", ".avi"})
 """Files that OpenCV reads; .webp, .gif and .png may move as well."""
@@ -41,6 +38,11 @@ def read(path: str | Path) -> Seen:
     Raises: FileNotFoundError where there is no file; ModuleNotFoundError for a film without OpenCV; ValueError for what cannot be
     read, or has more than 2^30 pixels.
     """
+    # rewards that only choose frames need no Pillow
+    from PIL import Image, UnidentifiedImageError
+
+    from . import pictures
+
     path = Path(path)
     if path.suffix.lower() in SUFFIXES:
         return _film(path)
@@ -79,6 +81,8 @@ def note(count: int, fps: float) -> str:
 
 
 def _animated(image: Any, path: Path, told: re.Match[str] | None) -> Seen:
+    from . import pictures
+
     # of a PNG the first picture may be for those who show no animation
     shown = range(int(bool(getattr(image, "default_image", False))), getattr(image, "n_frames", 1))
     count = int(told[1]) if told else len(shown)

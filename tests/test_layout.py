@@ -23,7 +23,7 @@ LINKS = {"samplers": "../samplers", "rewards": "../rewards", "kernels": "../kern
 REWARD_TYPES = {"Reward", "RewardError", "Rule", "Samples", "Scores", "State", "pictures", "ruled", "total"}
 
 # Modules of rewards that know nothing of any reward.
-BASE = (["base"], ["pictures"], ["pairs", "rates"])
+BASE = (["base"], ["pictures"], ["videos"], ["pairs", "rates"])
 
 # Group -> groups it may import besides itself. A module that is not named here is part of the loop.
 LAYERS: dict[str, set[str]] = {

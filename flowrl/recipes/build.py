@@ -120,7 +120,7 @@ def rewards(recipe: Recipe, given: Mapping[str, Any] | None, device: str) -> dic
     """
     out: dict[str, tuple[Reward, float]] = {}
     for spec in recipe.rewards:
-        made = make(spec.name, place=Place(spec.device or device, spec.dtype, spec.batch, spec.offload))
+        made = make(spec.name, place=Place(spec.device or device, spec.dtype, spec.batch, spec.offload, spec.frames))
         # GenEval says by whom it is judged; a reward of the user's is called what the user calls it
         name = made.name if spec.name.partition(":")[0] in TABLE else spec.name
         if name in out:

@@ -6,7 +6,7 @@ import base64
 import io
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -14,18 +14,7 @@ if TYPE_CHECKING:
 SIDE, BYTES = 512, 120_000
 PNG = b"\x89PNG\r\n\x1a\n"
 MOVING = 240_000
-"""Bytes of a video. One that is heavier is made smaller, step by step."""
-
-
-class Step(NamedTuple):
-    """How a video is written again: its longer side, the most frames of it, the quality."""
-
-    side: int
-    frames: int
-    quality: int
-
-
-STEPS = (Step(360, 32, 75), Step(320, 24, 65), Step(256, 16, 55), Step(192, 12, 45), Step(128, 8, 40))
+"""Bytes of a video. One that is heavier is written again, smaller."""
 
 
 def embed(path: Path, side: int = SIDE) -> tuple[str, int]:
@@ -42,28 +31,15 @@ def embed(path: Path, side: int = SIDE) -> tuple[str, int]:
 
 
 def film(path: Path) -> tuple[str, str, int]:
-    """(data URI of a video as an animated WebP of about MOVING bytes, of four of its frames as a still, width in pixels). What is
-    left of its frames takes as long as they all.
+    """(data URI of a video as an animated WebP of about MOVING bytes, of four of its frames as a still, width in pixels).
 
     Raises: OSError, ValueError if it is no video.
     """
-    import numpy as np
     from PIL import Image
 
     from flowrl import moving
-    from flowrl.rewards import videos
 
-    seen, data = videos.read(path), path.read_bytes()
-    if seen.pixels.ndim == 3:
-        raise ValueError(f"{path} does not move")
-    frames, fps = seen.pixels, seen.fps or videos.RATE
-    if len(data) > MOVING or path.suffix.lower() != ".webp":
-        for step in STEPS:
-            at = videos.chosen(len(seen.pixels), step.frames)
-            frames = np.stack([moving.smaller(frame, step.side, step.side) for frame in seen.pixels[at]])
-            data = moving.webp(frames, fps * len(at) / len(seen.pixels), step.quality)
-            if len(data) <= MOVING:
-                break
+    data, frames = moving.light(path, MOVING)
     return _uri("webp", data), _jpeg(Image.fromarray(moving.four(frames))), frames.shape[2]
 
 
