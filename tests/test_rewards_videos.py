@@ -142,7 +142,7 @@ def first(images: np.ndarray, prompts: list[str], metadata: list[dict[str, Any]]
 
 
 def test_a_reward_of_single_images_has_the_mean_of_eight_frames() -> None:
-    rows = [list(range(0, 33)), [2 * t for t in range(33)]]
+    rows = [list(range(33)), [2 * t for t in range(33)]]
     shown = np.array(rows)[:, [0, 5, 9, 14, 18, 23, 27, 32]].mean(1)
     assert score(framewise(first), levels(*rows)) == pytest.approx(shown.tolist())
     assert score(framewise(first), levels(*rows)[:, 0]) == [0, 0]
@@ -195,11 +195,8 @@ def test_what_reads_motion_is_given_every_frame_and_the_others_are_not() -> None
 
 def test_the_embedded_verifier_scores_the_frames_of_a_video() -> None:
     white = np.full((2, 3, 64, 64, 3), 245, np.uint8)
-    told = score("shapes:soft", white, include=[{"class": "circle", "count": 1, "color": "red"}], tag="single_object", exclude=[])
-    still = score(
-        "shapes:soft", white[:, 0], include=[{"class": "circle", "count": 1, "color": "red"}], tag="single_object", exclude=[]
-    )
-    assert told == still
+    asked: dict[str, Any] = {"include": [{"class": "circle", "count": 1, "color": "red"}], "tag": "single_object", "exclude": []}
+    assert score("shapes:soft", white, **asked) == score("shapes:soft", white[:, 0], **asked)
 
 
 def test_a_gradient_reaches_the_frames_that_are_scored_and_no_others() -> None:
