@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -59,8 +60,10 @@ class Step(NamedTuple):
 STEPS = (Step(360, 32, 75), Step(320, 24, 65), Step(256, 16, 55), Step(192, 12, 45), Step(128, 8, 40))
 
 
-def light(path: Path, most: int) -> tuple[bytes, np.ndarray]:
+def light(path: Path, most: int, steps: Sequence[Step] = STEPS) -> tuple[bytes, np.ndarray]:
     """A video file as an animated WebP of about `most` bytes, and its frames. What is left of the frames lasts as long as all did.
+
+    steps: how it is written where it is too heavy or no WebP; the first that is light enough, else the last.
 
     Raises: OSError, ValueError if it is no video.
     """
@@ -69,7 +72,7 @@ def light(path: Path, most: int) -> tuple[bytes, np.ndarray]:
         raise ValueError(f"{path} does not move; give an animated .webp or .gif, or a film")
     frames, fps, data = seen.pixels, seen.fps or videos.RATE, path.read_bytes()
     if len(data) > most or path.suffix.lower() != ".webp":
-        for step in STEPS:
+        for step in steps:
             at = videos.chosen(len(seen.pixels), step.frames)
             frames = np.stack([smaller(frame, step.side, step.side) for frame in seen.pixels[at]])
             data = webp(frames, fps * len(at) / len(seen.pixels), step.quality)

@@ -29,6 +29,19 @@ class Seen:
     fps: float | None = None
 
 
+def moves(path: str | Path) -> bool:
+    """Whether a file holds a video, by its name or its header; a file that cannot be read holds none."""
+    from PIL import Image, UnidentifiedImageError
+
+    if Path(path).suffix.lower() in SUFFIXES:
+        return True
+    try:
+        with Image.open(path) as image:
+            return _moving(image)
+    except (UnidentifiedImageError, OSError, SyntaxError):
+        return False
+
+
 def read(path: str | Path) -> Seen:
     """A picture, an animated .webp, .gif or .png, or a film (SUFFIXES). Stills are as in `pictures.read`.
 
@@ -50,9 +63,8 @@ def read(path: str | Path) -> Seen:
         raise FileNotFoundError(f"there is no picture {path}")
     try:
         with Image.open(path) as image:
-            note = NOTE.fullmatch(str(image.getexif().get(DESCRIPTION, "")))
-            if image.format in ANIMATED and (getattr(image, "n_frames", 1) > 1 or note):
-                return _animated(image, path, note)
+            if _moving(image):
+                return _animated(image, path, _noted(image))
     except (UnidentifiedImageError, OSError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path} cannot be read as a picture: {error}") from error
     return Seen(pictures.read(path))
@@ -78,6 +90,14 @@ def starts(count: int, fps: float) -> np.ndarray:
 def note(count: int, fps: float) -> str:
     """What a file written by flowrl says of itself: its EXIF description."""
     return f"{count} frames at {float(fps)!r} a second"
+
+
+def _noted(image: Any) -> re.Match[str] | None:
+    return NOTE.fullmatch(str(image.getexif().get(DESCRIPTION, "")))
+
+
+def _moving(image: Any) -> bool:
+    return image.format in ANIMATED and (getattr(image, "n_frames", 1) > 1 or _noted(image) is not None)
 
 
 def _animated(image: Any, path: Path, told: re.Match[str] | None) -> Seen:
