@@ -86,6 +86,15 @@ def encoder() -> str | None:
     return next((name for name in ("imageio_ffmpeg", "cv2") if importlib.util.find_spec(name)), None)
 
 
+def described() -> str:
+    """What `film` writes here, in words."""
+    return {
+        "imageio_ffmpeg": ".mp4 (H.264, by imageio-ffmpeg)",
+        "cv2": ".mp4 (MPEG-4 by OpenCV, which browsers do not play; pip install imageio-ffmpeg for H.264)",
+        None: "animated .webp (pip install imageio-ffmpeg for .mp4)",
+    }[encoder()]
+
+
 def film(stem: Path, frames: np.ndarray, fps: float) -> Path:
     """A video [T, H, W, 3] as STEM.mp4 where there is an `encoder`, else as an animated STEM.webp; the file.
 
