@@ -14,7 +14,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, runtime_checkable
+from pathlib import Path as FilePath
+from typing import Any, Literal, Protocol
 
 from torch import Tensor, nn
 
@@ -31,7 +32,6 @@ __all__ = [
     "Credit",
     "Loss",
     "Method",
-    "Moves",
     "Objective",
     "Outcome",
     "Path",
@@ -43,7 +43,6 @@ __all__ = [
     "Scores",
     "State",
     "WeightSet",
-    "rate",
 ]
 
 
@@ -61,7 +60,19 @@ class Policy(Protocol):
     path: Path
     network: nn.Module
 
-    def encode(self, prompts: Sequence[str], guidance: float | None = None) -> Cond: ...
+    @property
+    def fps(self) -> float | None:
+        """Frames a second of its videos; None: it makes images."""
+        ...
+
+    def encode(
+        self,
+        prompts: Sequence[str],
+        guidance: float | None = None,
+        images: Sequence[FilePath | None] | None = None,
+    ) -> Cond:
+        """images: the file each prompt comes with, for policies that are shown one (a first frame, what is to be edited)."""
+        ...
 
     def predict(self, x: Tensor, sigma: Tensor, cond: Cond) -> Tensor | tuple[Tensor, Tensor]:
         """u [N, *d] float32, or (u, raw) with a head for learned noise."""
@@ -71,12 +82,13 @@ class Policy(Protocol):
 
     def latent_shape(self) -> tuple[int, ...]: ...
 
-    def decode(self, x0: Tensor) -> Tensor:
-        """uint8 [N, H, W, 3]: `images`, rounded."""
+    def decode(self, x0: Tensor, cond: Cond | None = None) -> Tensor:
+        """uint8 [N, H, W, 3], or [N, T, H, W, 3]: `images`, rounded."""
         ...
 
-    def images(self, x0: Tensor) -> Tensor:
-        """float32 [N, H, W, 3] in [0, 1], with a graph where x0 has one."""
+    def images(self, x0: Tensor, cond: Cond | None = None) -> Tensor:
+        """float32 [N, H, W, 3] in [0, 1] (videos: [N, T, H, W, 3]), with a graph where x0 has one. cond: of the same rows, for
+        policies whose states are only a part of what is decoded."""
         ...
 
     def decode_rows(self) -> int:
@@ -92,26 +104,13 @@ class Policy(Protocol):
         """True where an adapter is trained, so that `reference()` can switch it off."""
         ...
 
-    def free_encoders(self, prompts: Sequence[str] = ()) -> None: ...
+    def free_encoders(self, prompts: Sequence[str] = (), images: Sequence[FilePath | None] | None = None) -> None: ...
 
     def rows_that_fit(self) -> int:
         """Rows of one training call that memory allows, by estimate."""
         ...
 
     def reference(self) -> AbstractContextManager[None]: ...
-
-
-@runtime_checkable
-class Moves(Protocol):
-    """A policy that says whether it makes videos.  fps: frames a second of what it decodes, uint8 [N, T, H, W, 3]; None: images."""
-
-    @property
-    def fps(self) -> float | None: ...
-
-
-def rate(policy: Policy) -> float | None:
-    """Frames a second of a policy's videos, None where it makes images."""
-    return policy.fps if isinstance(policy, Moves) else None
 
 
 @dataclass(frozen=True)

@@ -59,6 +59,7 @@ class VideoPolicy:
     network: Velocity
     path: Any = paths.flow
     fps: float = FPS
+    guidance: float = 1.0
     head: None = None
     adapted: bool = False
     pipe: Any = field(init=False)
@@ -66,7 +67,7 @@ class VideoPolicy:
     def __post_init__(self) -> None:
         self.pipe = SimpleNamespace(transformer=self.network)
 
-    def encode(self, prompts: Sequence[str], guidance: float | None = None, **kwargs: Any) -> Words:
+    def encode(self, prompts: Sequence[str], guidance: float | None = None, images: Any = None) -> Words:
         draws = [np.random.default_rng(zlib.crc32(text.encode())).normal(size=4) for text in prompts]
         return Words(torch.tensor(np.stack(draws), dtype=torch.float32))
 
@@ -96,7 +97,7 @@ class VideoPolicy:
     def trainable(self) -> list[tuple[str, nn.Parameter]]:
         return list(self.network.named_parameters())
 
-    def free_encoders(self, prompts: Sequence[str] = ()) -> None:
+    def free_encoders(self, prompts: Sequence[str] = (), images: Any = None) -> None:
         pass
 
     def rows_that_fit(self) -> int:

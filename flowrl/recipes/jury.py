@@ -19,7 +19,6 @@ from flowrl.heldout import Judged, judge
 from flowrl.loop import Parts, Session, within_memory
 from flowrl.rewards.base import Relative, Reward, TrainableReward
 from flowrl.sizes import Sizes
-from flowrl.types import rate
 
 from . import build
 from .gallery import SHOWN, save_images, save_sheet
@@ -140,7 +139,7 @@ class Jury:
         seen = self._judge(self.held, self.spec.images, session, self.features, self.shown)
         with self.parts.world.together():
             if self.parts.world.main:
-                save_images(self.folder, when, self.held, self.tasks, seen, rate(self.parts.policy))
+                save_images(self.folder, when, self.held, self.tasks, seen, self.parts.policy.fps)
         self.seconds = time.perf_counter() - clock
         return {"scores": {n: v.tolist() for n, v in seen.scores.items()}, "diversity": seen.diversity, "seconds": self.seconds}
 

@@ -7,7 +7,7 @@ import json
 import logging
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -27,7 +27,7 @@ from flowrl.models import load_policy
 from flowrl.recipe import Recipe
 from flowrl.report import write as write_report
 from flowrl.sizes import Sizes, cut, derive, describe
-from flowrl.types import Policy, rate
+from flowrl.types import Policy
 
 from . import build
 from .engine import engine, notes
@@ -89,7 +89,7 @@ def _train(recipe: Recipe, given: Mapping[str, Any] | None, prompts: Any, resume
             log.log(logging.WARNING if world.main else logging.DEBUG, "resumed with another setting: %s", line)
     trained, held = build.prompts(recipe.data, prompts)
     policy = load_policy(recipe.policy, world.device, seed=recipe.run.seed)
-    trained, held = (timed(part, rate(policy)) for part in (trained, held))
+    trained, held = (timed(part, policy.fps) for part in (trained, held))
     features = build.features(recipe.evaluate.features)
     if method.features and features is None:
         raise ValueError(
@@ -107,7 +107,7 @@ def _train(recipe: Recipe, given: Mapping[str, Any] | None, prompts: Any, resume
     with world.together():
         if world.main:
             _record(recipe, prompts, folder)
-    _free_encoders(policy, [*trained.text, *held.text], world)
+    _free_encoders(policy, (trained, held), world)
     jury = Jury(parts, held, judges, folder)
     if world.main:
         for said in (line, *notes(method)):
@@ -178,11 +178,12 @@ def _restore(session: Session, folder: RunFolder, world: World) -> None:
             folder.cut(session.iteration)
 
 
-def _free_encoders(policy: Policy, texts: list[str], world: World) -> None:
+def _free_encoders(policy: Policy, prompts: Sequence[Prompts], world: World) -> None:
     """On a GPU: encode every prompt once and drop the text encoders, where the encodings of all of them fit."""
-    if not world.device.startswith("cuda") or len(set(texts)) > CACHED_PROMPTS:
+    asked = [pair for some in prompts for pair in zip(some.text, some.images, strict=True)]
+    if not world.device.startswith("cuda") or len(set(asked)) > CACHED_PROMPTS:
         return
-    policy.free_encoders(texts)
+    policy.free_encoders([text for text, _ in asked], [image for _, image in asked])
     torch.cuda.empty_cache()
 
 
@@ -314,7 +315,7 @@ def _result(parts: Parts, session: Session, jury: Jury, folder: RunFolder, after
             "captions": len(jury.held),
             "images": recipe.evaluate.images,
             "steps": recipe.evaluate.steps,
-            "guidance": recipe.policy.guidance if recipe.evaluate.guidance is None else recipe.evaluate.guidance,
+            "guidance": parts.policy.guidance if recipe.evaluate.guidance is None else recipe.evaluate.guidance,
             "judge": next(iter(jury.judges)),
         },
     }
