@@ -89,7 +89,7 @@ def sample(
                 image, note = kept(draw, choice, prompt, told, seed) if choice else (draw(prompt, told, seed), {})
                 stem = out / f"{number:04d}-{_slug(prompt)}-{seed}"
                 file = moving.save(stem, image, None) if image.ndim == 3 else moving.film(stem, image, fps)
-                images.append(image if image.ndim == 3 else moving.strip(image, STRIP))
+                images.append(image if image.ndim == 3 else moving.strip(image, STRIP, gap=0))
                 records.append({**told, "file_name": file.name, "prompt": prompt, "seed": seed, **settings, **note})
             rows.append(images)
             if progress is not None:
