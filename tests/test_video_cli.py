@@ -63,6 +63,11 @@ def test_sample_writes_films_and_a_sheet(tmp_path: Path, monkeypatch: pytest.Mon
         assert grid.width >= 2 * (3 * 24 + 4)
 
 
+def test_numbers_and_pictures_of_a_pipeline_are_the_same_bytes() -> None:
+    numbers, drawn = (sampling.first(pipe("", 1, 1, torch.Generator().manual_seed(3))) for pipe in (Films(), Pictures()))
+    assert numbers.dtype == np.uint8 and np.array_equal(numbers, drawn)
+
+
 def test_sample_without_an_encoder_writes_animated_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(moving, "encoder", lambda: None)
     told: list[str] = []
