@@ -195,9 +195,7 @@ def encode(subject: Subject) -> Iterator[Finding]:
     for i in range(len(subject.prompts)):
         policy.store.forget()
         alone.append(subject.cond(policy, True, [i]))
-    same = all(
-        torch.equal(part, together.rows[i][name]) for i, cond in enumerate(alone) for name, part in cond.rows[0].items()
-    )
+    same = all(torch.equal(part, together.rows[i][name]) for i, cond in enumerate(alone) for name, part in cond.rows[0].items())
     yield Finding("encode, alone and together", same, said="" if same else "the same prompt is encoded otherwise beside another")
     if not policy.spec.offload and len(subject.prompts) > 1:
         x, sigma = subject.start(), policy.sigmas(STEPS)[1].float().expand(len(subject.prompts))
@@ -317,6 +315,5 @@ def memory(subject: Subject) -> Iterator[Finding]:
 
 
 CHECKS: dict[str, Check] = {
-    f.__name__: f
-    for f in (schedule, pipeline, quiet, ratio, encode, decode, frozen, lanes, gradients, adapter, memory)
+    f.__name__: f for f in (schedule, pipeline, quiet, ratio, encode, decode, frozen, lanes, gradients, adapter, memory)
 }

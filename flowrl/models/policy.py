@@ -17,7 +17,7 @@ from flowrl.samplers import Path as Law
 
 from . import attention
 from .family import Encoding, Family
-from .lora import add_lora, continue_lora, without_adapter
+from .lora import ADAPTER, add_lora, continue_lora, without_adapters
 from .noise_head import NoiseHead
 from .place import Places
 from .prompts import Asked, Cond, PromptStore, asked
@@ -236,7 +236,7 @@ class DiffusersPolicy:
         try:
             with ExitStack() as stack:
                 for network in self.modules.values():
-                    stack.enter_context(without_adapter(network))
+                    stack.enter_context(without_adapters(network, ADAPTER))
                 yield
         finally:
             self._heads_on = True

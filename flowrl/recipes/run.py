@@ -94,6 +94,7 @@ def _train(recipe: Recipe, given: Mapping[str, Any] | None, prompts: Any, resume
     policy = load_policy(recipe.policy, world.device, seed=recipe.run.seed)
     if recipe.policy.lora.rank:
         savable(type(policy.pipe), list(policy.modules))  # said now rather than when the run is done
+    trained, held = (timed(part, policy.fps) for part in (trained, held))
     features = build.features(recipe.evaluate.features)
     if method.features and features is None:
         raise ValueError(
@@ -138,6 +139,17 @@ def _folder(recipe: Recipe, resume: Path | None, world: World) -> tuple[Recipe, 
         if world.main:
             (RunFolder.create if resume is None else RunFolder.open)(path)
     return replace(recipe, run=replace(recipe.run, folder=str(path))), RunFolder(path)
+
+
+def timed(prompts: Prompts, fps: float | None) -> Prompts:
+    """Prompts of videos, with their rate as metadata "fps", which rewards of motion read; another rate given there is wrong, as the
+    policy alone decides, and is replaced."""
+    if fps is None:
+        return prompts
+    if other := [m["fps"] for m in prompts.metadata if m.get("fps", fps) != fps]:
+        log.warning("metadata say fps %s, but the policy makes videos of %g frames a second, which is what counts", other[0], fps)
+    heldout = None if prompts.heldout is None else timed(prompts.heldout, fps)
+    return replace(prompts, metadata=tuple({**m, "fps": fps} for m in prompts.metadata), heldout=heldout)
 
 
 def _record(recipe: Recipe, prompts: Any, folder: RunFolder) -> None:
