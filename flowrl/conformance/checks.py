@@ -187,9 +187,7 @@ def encode(subject: Subject) -> Iterator[Finding]:
     policy = subject.plain
     together = subject.cond(policy, True)
     alone = [subject.cond(subject.build(subject.spec), True, [i]) for i in range(len(subject.prompts))]
-    same = all(
-        torch.equal(part, together.rows[i][name]) for i, cond in enumerate(alone) for name, part in cond.rows[0].items()
-    )
+    same = all(torch.equal(part, together.rows[i][name]) for i, cond in enumerate(alone) for name, part in cond.rows[0].items())
     yield Finding("encode, alone and together", same, said="" if same else "the same prompt is encoded otherwise beside another")
     if not policy.spec.offload and len(subject.prompts) > 1:
         x, sigma = subject.start(), policy.sigmas(STEPS)[1].float().expand(len(subject.prompts))
@@ -304,6 +302,5 @@ def memory(subject: Subject) -> Iterator[Finding]:
 
 
 CHECKS: dict[str, Check] = {
-    f.__name__: f
-    for f in (schedule, pipeline, quiet, ratio, encode, decode, frozen, lanes, gradients, adapter, memory)
+    f.__name__: f for f in (schedule, pipeline, quiet, ratio, encode, decode, frozen, lanes, gradients, adapter, memory)
 }

@@ -155,6 +155,13 @@ def tokens(spec: PolicySpec, own: int, most: int) -> int:
     return count
 
 
+def photo(picture: np.ndarray) -> Any:
+    """uint8 [H, W, 3] as a PIL image: what the pipelines' processors are written for."""
+    from PIL import Image
+
+    return Image.fromarray(picture)
+
+
 def still(spec: PolicySpec, name: str) -> None:
     """Raises: ValueError where frames are asked of a model of images."""
     if spec.frames not in (None, 1):
