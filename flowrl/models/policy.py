@@ -54,7 +54,7 @@ class DiffusersPolicy:
         channels = family.shape[family.channels]
         self.head = NoiseHead(channels, family.channels, seed=seed).to(self.device) if spec.noise_head else None
         self._heads_on = True
-        self._store = PromptStore(self._encode)
+        self.store = PromptStore(self._encode)
 
     @property
     def path(self) -> Law:
@@ -89,10 +89,10 @@ class DiffusersPolicy:
         """
         guidance = self.guidance if guidance is None else guidance
         wanted = self._asked(prompts, images)
-        rows = self._store(wanted)
+        rows = self.store(wanted)
         factors = [self._factor(guidance, expert) for expert in range(len(self.modules))]
         guided = max(factors) > self.family.guider.above
-        negatives = self._store([(self.spec.negative, files) for _, files in wanted]) if guided else None
+        negatives = self.store([(self.spec.negative, files) for _, files in wanted]) if guided else None
         return Cond(rows, negatives, guidance).to(str(self.device))
 
     def free_encoders(self, prompts: Sequence[str] = (), images: Sequence[Sequence[Path] | Path | None] | None = None) -> None:
@@ -102,7 +102,7 @@ class DiffusersPolicy:
         """
         wanted = self._asked(prompts, images)
         shown = {files for _, files in wanted} | ({()} if not self.family.pictures[0] else set())
-        self._store.close([*wanted, *((self.spec.negative, files) for files in sorted(shown))])
+        self.store.close([*wanted, *((self.spec.negative, files) for files in sorted(shown))])
         self.places.drop_encoders()
 
     def _asked(self, prompts: Sequence[str], images: Sequence[Sequence[Path] | Path | None] | None) -> list[Asked]:
