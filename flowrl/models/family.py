@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -103,6 +103,15 @@ class Family(Protocol):
 
     def call_pipeline(self, guidance: float) -> dict[str, Any]:
         """Arguments of the pipeline's own call, beside prompts, images, latents and steps, that draw what this family draws."""
+        ...
+
+
+@runtime_checkable
+class Begins(Protocol):
+    """A family whose pipeline does not take its `latents` argument as it is, but mixes something into it first."""
+
+    def begin(self, x: Tensor, given: Mapping[str, Tensor]) -> Tensor:
+        """The argument with which the pipeline begins at `whole(x, given)`."""
         ...
 
 
