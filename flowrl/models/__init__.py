@@ -13,6 +13,8 @@ import torch
 from flowrl.recipe import PolicySpec
 
 from .family import Family
+from .hunyuan_image import HunyuanVideoImage, SkyReels
+from .hunyuan_video import HunyuanVideo
 from .policy import DiffusersPolicy
 from .prompts import Cond
 from .sd3 import SD3
@@ -26,6 +28,9 @@ __all__ = ["FAMILIES", "Cond", "DiffusersPolicy", "Family", "embedded", "load_po
 
 FAMILIES: dict[str, Callable[[Any, PolicySpec], Family]] = {
     "StableDiffusion3Pipeline": SD3,  # SD3, SD3.5, and the embedded "shapes"
+    "HunyuanVideoPipeline": HunyuanVideo,
+    "HunyuanVideoImageToVideoPipeline": HunyuanVideoImage,
+    "HunyuanSkyreelsImageToVideoPipeline": SkyReels,
     "WanPipeline": Wan,
     "WanImageToVideoPipeline": WanImage,
 }

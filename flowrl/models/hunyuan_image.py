@@ -1,0 +1,147 @@
+"""HunyuanVideo and SkyReels, image to video: the first frame lies beside the latents on channels, or is their first frame."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from flowrl.recipe import PolicySpec
+from flowrl.samplers import paths
+
+from .family import Encoding, Pictures, photo
+from .guidance import Guider
+from .hunyuan_video import HunyuanVideo, encoding
+
+if TYPE_CHECKING:
+    from diffusers.pipelines.hunyuan_video.pipeline_hunyuan_skyreels_image2video import HunyuanSkyreelsImageToVideoPipeline
+    from diffusers.pipelines.hunyuan_video.pipeline_hunyuan_video_image2video import HunyuanVideoImageToVideoPipeline
+
+NOISE = 0.999
+"""Of what the image pipeline begins with; the rest is the first frame's latents, in every frame."""
+INTERLEAVE = {"latent_concat": 2, "token_replace": 4}
+"""Every n-th token that the text encoder makes of the image is kept."""
+
+
+class HunyuanVideoImage:
+    """u = v; the encoding holds the first frame's latents, and text tokens that saw the image.
+
+    latent_concat: latents [C, T', H / 8, W / 8] beside the first frame and a mask; the pipeline cuts the first 4 frames off the
+    video.  token_replace: the first latent frame is the given one, so that the state is [C, T' - 1, ...].
+
+    The pipeline begins at z = 0.999 noise + 0.001 first frame. The state is x = (z - 0.001 first) / 0.999: it begins with noise and
+    goes the same way, with u = dz/dsigma / 0.999.
+
+    Raises: ValueError for fewer than 5 frames, or a network of unknown condition.
+
+    Source: diffusers 0.42.1 `HunyuanVideoImageToVideoPipeline`.
+    Differs: what is guided away from sees a black image, as there; a prompt that equals the negative one sees it too. Below
+    float32 the first frame is rounded to the network's dtype.
+    """
+
+    modules = ("transformer",)
+    path = paths.flow
+    channels = 0
+    fps = HunyuanVideo.fps
+    targets, feed_forward = HunyuanVideo.targets, HunyuanVideo.feed_forward
+    guider = Guider()
+    pictures = (1, 1)
+
+    def __init__(self, pipe: HunyuanVideoImageToVideoPipeline, spec: PolicySpec) -> None:
+        self.pipe, self.spec = pipe, spec
+        self.text: Any = HunyuanVideo(pipe, spec, guidance=1.0)  # pyright: ignore[reportArgumentType]
+        self.embeds, self.guidance = self.text.embeds, self.text.guidance
+        self.sigmas, self.expert, self.call_pipeline = self.text.sigmas, self.text.expert, self.text.call_pipeline
+        self.kind: str = pipe.transformer.config.image_condition_type
+        if self.kind not in INTERLEAVE:
+            raise ValueError(f"image_condition_type {self.kind!r} of this transformer: give one that has {' or '.join(INTERLEAVE)}")
+        self.replaces = self.kind == "token_replace"
+        self.cut = 0 if self.replaces else 4
+        if self.text.frames < 5:
+            raise ValueError(f"frames {self.text.frames}: the first is given; give at least 5")
+        channels, count, height, width = self.text.shape
+        self.shape = (channels, count - self.replaces, height, width)
+        self.pixels = self.text.size.height * self.text.size.width * (self.text.frames - self.cut)
+
+    def encode(self, text: str, pictures: Pictures) -> Encoding:
+        pipe, size, first = self.pipe, self.text.size, photo(pictures[0])
+        ready = pipe.video_processor.preprocess(first, size.height, size.width).to(pipe.vae.device, pipe.vae.dtype)
+        _, latents = pipe.prepare_latents(
+            ready, 1, self.shape[0], size.height, size.width, self.text.frames, torch.float32, pipe.vae.device,
+            latents=torch.zeros(()), image_condition_type=self.kind,
+        )  # fmt: skip
+        seen, every = first, INTERLEAVE[self.kind]
+        if text == self.spec.negative:  # the pipeline leaves the interleave at its default there
+            seen, every = photo(np.zeros((size.height, size.width, 3), np.uint8)), 2
+        found = pipe.encode_prompt(seen, [text], max_sequence_length=self.text.tokens, image_embed_interleave=every)
+        return {**encoding(*found), "first": latents[0, :, :1]}
+
+    def call(self, network: nn.Module, x: Tensor, sigma: Tensor, given: Mapping[str, Tensor], guidance: float) -> Tensor:
+        others, first = apart(given)
+        z = self.whole(x, given)
+        if self.replaces:
+            return self.text.call(network, z, sigma, others, guidance)[:, :, 1:] / NOISE
+        beside = torch.cat([first, torch.ones_like(first[:, :1])], 1)
+        return self.text.call(network, torch.cat([z, padded(beside, z)], 1), sigma, others, guidance) / NOISE
+
+    def whole(self, x: Tensor, given: Mapping[str, Tensor]) -> Tensor:
+        share, first = torch.tensor(NOISE), given["first"]
+        z = (x.float() * share + first.float() * (1 - share)).to(x.dtype)
+        return torch.cat([first.to(x.dtype), z], 2) if self.replaces else z
+
+    def begin(self, x: Tensor, given: Mapping[str, Tensor]) -> Tensor:
+        return torch.cat([given["first"].to(x.dtype), x], 2) if self.replaces else x
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return self.text.decode(latents)[:, self.cut :]
+
+
+class SkyReels:
+    """Latents [C, T', H / 8, W / 8] beside those of the first frame on channels, u = v.
+
+    Source: diffusers 0.42.1 `HunyuanSkyreelsImageToVideoPipeline`.
+    Differs: the pipeline draws the first frame's latents from their posterior anew in every call; here they are drawn by a
+    generator of seed 0, always the same.
+    """
+
+    modules = ("transformer",)
+    path = paths.flow
+    channels = 0
+    fps = HunyuanVideo.fps
+    targets, feed_forward = HunyuanVideo.targets, HunyuanVideo.feed_forward
+    guider = Guider()
+    pictures = (1, 1)
+
+    def __init__(self, pipe: HunyuanSkyreelsImageToVideoPipeline, spec: PolicySpec) -> None:
+        self.pipe = pipe
+        self.text: Any = HunyuanVideo(pipe, spec, (544, 960, 97), 1.0)  # pyright: ignore[reportArgumentType]
+        self.embeds, self.guidance = self.text.embeds, self.text.guidance
+        self.shape, self.pixels = self.text.shape, self.text.pixels
+        self.sigmas, self.expert, self.call_pipeline = self.text.sigmas, self.text.expert, self.text.call_pipeline
+        self.whole, self.decode = self.text.whole, self.text.decode
+
+    def encode(self, text: str, pictures: Pictures) -> Encoding:
+        pipe, size, device = self.pipe, self.text.size, self.pipe.vae.device
+        ready = pipe.video_processor.preprocess(photo(pictures[0]), size.height, size.width).to(device, pipe.vae.dtype)
+        _, latents = pipe.prepare_latents(
+            ready, 1, self.shape[0], size.height, size.width, self.text.frames, torch.float32, device,
+            torch.Generator().manual_seed(0), torch.zeros(()),
+        )  # fmt: skip
+        return {**self.text.encode(text, ()), "first": latents[0, :, :1]}
+
+    def call(self, network: nn.Module, x: Tensor, sigma: Tensor, given: Mapping[str, Tensor], guidance: float) -> Tensor:
+        others, first = apart(given)
+        return self.text.call(network, torch.cat([x, padded(first, x)], 1), sigma, others, guidance)
+
+
+def apart(given: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
+    """What the network takes by name, and the first frame's latents [N, C, 1, ...]."""
+    return {name: part for name, part in given.items() if name != "first"}, given["first"]
+
+
+def padded(first: Tensor, x: Tensor) -> Tensor:
+    """A first frame [N, c, 1, ...] with frames of zeros after it, as many as x [N, C, T', ...] has."""
+    return torch.cat([first, first.new_zeros(*first.shape[:2], x.shape[2] - 1, *first.shape[3:])], 2).to(x.dtype)
