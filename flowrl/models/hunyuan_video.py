@@ -71,7 +71,9 @@ class HunyuanVideo:
         return 0
 
     def encode(self, text: str, pictures: Pictures) -> Encoding:
-        return encoding(*self.pipe.encode_prompt([text], max_sequence_length=self.tokens))
+        embeds, pooled, mask = self.pipe.encode_prompt([text], max_sequence_length=self.tokens)
+        assert mask is not None
+        return encoding(embeds, pooled, mask)
 
     def call(self, network: nn.Module, x: Tensor, sigma: Tensor, given: Mapping[str, Tensor], guidance: float) -> Tensor:
         time = sigma * self.pipe.scheduler.config.num_train_timesteps

@@ -53,7 +53,8 @@ class WanImage:
         self.sees = config.image_dim is not None
         added = ("attn2.add_k_proj", "attn2.add_v_proj") if config.added_kv_proj_dim is not None else ()
         self.targets = (*Wan.targets, *added)
-        self.first: bool = pipe.config.expand_timesteps
+        own: Any = pipe.config
+        self.first: bool = own.expand_timesteps
         channels, count, height, width = self.text.shape
         if self.first and count == 1:
             raise ValueError(f"frames {self.text.frames}: the first is given; give at least {1 + pipe.vae_scale_factor_temporal}")

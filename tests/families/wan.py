@@ -56,7 +56,9 @@ def lively(network: nn.Module) -> None:
     """Scale fresh weights until answers are of the order of 1 and prompts matter."""
     with torch.no_grad():
         for name, p in network.named_parameters():
-            if p.ndim >= 2 and "scale_shift_table" not in name:
+            if name.endswith("pos_embed"):
+                p.normal_()  # fresh ones are 0
+            elif p.ndim >= 2 and "scale_shift_table" not in name:
                 p.mul_(2.0 if "text_embedder" in name else 1.7)
 
 
