@@ -1,4 +1,4 @@
-"""What the conformance table cannot show of video families: two pictures, levels on the boundary, checkpoints' schedulers, refusals."""
+"""What the conformance table does not show of video families: two pictures, the boundary, checkpoints' schedulers, refusals."""
 
 from __future__ import annotations
 

@@ -38,8 +38,7 @@ class HunyuanVideoImage:
     Raises: ValueError for fewer than 5 frames, or a network of unknown condition.
 
     Source: diffusers 0.42.1 `HunyuanVideoImageToVideoPipeline`.
-    Differs: what is guided away from sees a black image, as there; a prompt that equals the negative one sees it too. Below
-    float32 the first frame is rounded to the network's dtype.
+    Differs: below float32 the first frame is rounded to the network's dtype.
     """
 
     modules = ("transformer",)
@@ -67,15 +66,20 @@ class HunyuanVideoImage:
         self.pixels = self.text.size.height * self.text.size.width * (self.text.frames - self.cut)
 
     def encode(self, text: str, pictures: Pictures) -> Encoding:
-        pipe, size, first = self.pipe, self.text.size, photo(pictures[0])
-        ready = pipe.video_processor.preprocess(first, size.height, size.width).to(pipe.vae.device, pipe.vae.dtype)
+        return self._encoded(text, pictures, photo(pictures[0]), INTERLEAVE[self.kind])
+
+    def negative(self, text: str, pictures: Pictures) -> Encoding:
+        """The text encoder sees black, and the pipeline leaves the interleave at its default."""
+        size = self.text.size
+        return self._encoded(text, pictures, photo(np.zeros((size.height, size.width, 3), np.uint8)), 2)
+
+    def _encoded(self, text: str, pictures: Pictures, seen: Any, every: int) -> Encoding:
+        pipe, size = self.pipe, self.text.size
+        ready = pipe.video_processor.preprocess(photo(pictures[0]), size.height, size.width).to(pipe.vae.device, pipe.vae.dtype)
         _, latents = pipe.prepare_latents(
             ready, 1, self.shape[0], size.height, size.width, self.text.frames, torch.float32, pipe.vae.device,
             latents=torch.zeros(()), image_condition_type=self.kind,
         )  # fmt: skip
-        seen, every = first, INTERLEAVE[self.kind]
-        if text == self.spec.negative:  # the pipeline leaves the interleave at its default there
-            seen, every = photo(np.zeros((size.height, size.width, 3), np.uint8)), 2
         found = pipe.encode_prompt(seen, [text], max_sequence_length=self.text.tokens, image_embed_interleave=every)
         return {**encoding(*found), "first": latents[0, :, :1]}
 
@@ -131,6 +135,9 @@ class SkyReels:
             torch.Generator().manual_seed(0), torch.zeros(()),
         )  # fmt: skip
         return {**self.text.encode(text, ()), "first": latents[0, :, :1]}
+
+    def negative(self, text: str, pictures: Pictures) -> Encoding:
+        return self.encode(text, pictures)
 
     def call(self, network: nn.Module, x: Tensor, sigma: Tensor, given: Mapping[str, Tensor], guidance: float) -> Tensor:
         others, first = apart(given)

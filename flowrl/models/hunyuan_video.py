@@ -75,6 +75,9 @@ class HunyuanVideo:
         assert mask is not None
         return encoding(embeds, pooled, mask)
 
+    def negative(self, text: str, pictures: Pictures) -> Encoding:
+        return self.encode(text, pictures)
+
     def call(self, network: nn.Module, x: Tensor, sigma: Tensor, given: Mapping[str, Tensor], guidance: float) -> Tensor:
         time = sigma * self.pipe.scheduler.config.num_train_timesteps
         # rounded before it is scaled, as the pipeline does

@@ -76,6 +76,9 @@ class WanImage:
             encoding["encoder_hidden_states_image"] = pipe.encode_image(photos, device)
         return encoding
 
+    def negative(self, text: str, pictures: Pictures) -> Encoding:
+        return self.encode(text, pictures)
+
     def call(self, network: nn.Module, x: Tensor, sigma: Tensor, given: Mapping[str, Tensor], guidance: float) -> Tensor:
         others = {name: part for name, part in given.items() if name != "condition"}
         if self.sees:  # [N, pictures, tokens, C]: the network takes pictures as rows
