@@ -112,6 +112,8 @@ def main(path: str) -> None:
                 pipes = {key: loaded(job["model"], job["dtype"])}
                 if job["lora"]:
                     pipes[key].load_lora_weights(job["lora"])
+                    if (second := Path(job["lora"]) / "transformer_2").is_dir():
+                        pipes[key].load_lora_weights(second, load_into_transformer_2=True)
                 pipes[key].to(job["device"])
             draw(pipes[key], job)
         except Exception:
