@@ -75,7 +75,9 @@ def _stored(moments: Mapping[Any, Mapping[str, Any]]) -> str | None:
         return "bitsandbytes"
     if any(isinstance(v, Mapping) and set(v) == set(PACKED) for one in moments.values() for v in one.values()):
         return "torchao"
-    large = any(isinstance(v, Tensor) and v.numel() >= 4096 and v.numel() % 256 == 0 for one in moments.values() for v in one.values())
+    large = any(
+        isinstance(v, Tensor) and v.numel() >= 4096 and v.numel() % 256 == 0 for one in moments.values() for v in one.values()
+    )
     return "adamw" if large else None
 
 

@@ -35,7 +35,8 @@ LAYERS: dict[str, set[str]] = {
     "evaluate": set(),
     "shapes": {"evaluate"},
     "types": {"samplers", "base"},
-    "models": {"types", "samplers", "recipe"},
+    "footprint": set(),
+    "models": {"types", "samplers", "recipe", "footprint"},
     "objectives": {"types", "samplers", "kernels"},
     "advantage": {"types", "samplers", "base"},
     "methods": {"objectives", "advantage", "types", "samplers"},
@@ -47,6 +48,7 @@ LAYERS: dict[str, set[str]] = {
     "inference": {"samplers", "base", "models"},
     "choice": {"inference", "samplers", "base", "models", "recipe", "export"},
     "sample": {"loop", "models", "inference", "choice"},
+    "memory": {"footprint", "models", "recipe", "base", "rewards"},
 }
 _ALL = set(LAYERS)
 LAYERS["recipes"] = {*_ALL, "rewards"}

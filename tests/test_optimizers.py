@@ -16,10 +16,8 @@ from flowrl import optimizers
 from flowrl.recipe import OptimSpec
 from flowrl.recipes.run import train
 
-SPECS = [
-    OptimSpec(lr=1e-2),
-    pytest.param(OptimSpec("adamw8bit", lr=1e-2), marks=pytest.mark.skipif(not importlib.util.find_spec("torchao"), reason="torchao")),
-]
+TORCHAO = pytest.mark.skipif(not importlib.util.find_spec("torchao"), reason="torchao is not installed")
+SPECS = [OptimSpec(lr=1e-2), pytest.param(OptimSpec("adamw8bit", lr=1e-2), marks=TORCHAO)]
 
 
 def parameters() -> list[nn.Parameter]:
@@ -85,7 +83,7 @@ def test_eight_bits_are_a_byte_a_moment_and_move_the_weights_nearly_as_float32_d
 
 def test_a_run_in_two_pieces_is_the_whole_run(tmp_path: Path) -> None:
     pytest.importorskip("torchao")
-    changes = {"optim.name": "adamw8bit", "run.iterations": 3, "optim.warmup": 2, "policy.lora.rank": 64}
+    changes = {"optim.name": "adamw8bit", "run.iterations": 3, "optim.warmup": 2, "policy.lora.rank": 256}
     with tinyrun.one_thread():
         train(tinyrun.recipe(tmp_path / "whole", changes))
         train(tinyrun.recipe(tmp_path / "run", {**changes, "run.iterations": 1}))
