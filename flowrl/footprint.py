@@ -1,4 +1,4 @@
-"""Memory of one call, counted: what it keeps for backward, and the most that is alive at once. On the meta device nothing is allocated."""
+"""Memory of one call, counted: what it keeps for backward and the most that is alive at once. On meta nothing is allocated."""
 
 from __future__ import annotations
 
@@ -57,15 +57,14 @@ def footprint(call: Callable[[], Tensor], module: nn.Module, inputs: Iterable[Te
 def rows_that_fit(call: Callable[[int], Tensor], module: nn.Module, free: float, most: int = 32) -> int:
     """Rows of one training call for which `free` bytes suffice, from 1 to `most`.
 
-    call(rows) -> what the network answers, with a graph. It is run with one row and with two, forward and backward, so what does
-    not grow with rows is told from what does. Where two rows do not fit the answer is 1.
+    call(rows) -> what the network answers, with a graph. It is run with two rows, forward and backward: with one, parts of a joined
+    sequence are views that are copies with more. Where two rows do not fit the answer is 1.
     """
     try:
-        one, two = (footprint(lambda n=n: call(n), module).peak for n in (1, 2))
+        row = max(1, footprint(lambda: call(2), module).peak / 2)
     except torch.OutOfMemoryError:
         return 1
-    row = max(1, two - one)
-    return max(1, min(most, int((SLACK * free - (one - row)) / row)))
+    return max(1, min(most, int(SLACK * free / row)))
 
 
 class Live(TorchDispatchMode):
@@ -125,7 +124,9 @@ def fused() -> Iterator[None]:
 class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        out = q.new_empty((*q.shape[:-1], v.shape[-1]))
+        # tokens before heads in memory, as kernels leave it: merging the heads afterwards is then a view
+        *batch, heads, length, _ = q.shape
+        out = q.new_empty((*batch, length, heads, v.shape[-1])).transpose(-2, -3)
         normaliser = q.new_empty(q.shape[:-1], dtype=torch.float32)
         ctx.save_for_backward(q, k, v, out, normaliser, *(() if mask is None else (mask,)))
         return out

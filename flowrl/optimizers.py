@@ -57,8 +57,8 @@ def load(optimizer: torch.optim.Optimizer, moments: Mapping[Any, Mapping[str, An
     mine, theirs = _kind(optimizer), _stored(moments)
     if theirs is not None and mine != theirs:
         raise ValueError(
-            f"the checkpoint holds moments of {theirs}, and the run is now given {mine}; resume with the optim.name and on the kind "
-            "of device it was trained with"
+            f"the checkpoint holds moments of {theirs}, and the run is now given {mine}; resume with the optim.name and on "
+            "the kind of device it was trained with"
         )
     held = {key: {k: _packed(v) for k, v in one.items()} for key, one in moments.items()}
     optimizer.load_state_dict({**optimizer.state_dict(), "state": held})

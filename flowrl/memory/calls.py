@@ -171,9 +171,10 @@ def targets(card: Card, network: nn.Module) -> list[str]:
     return found
 
 
-def latents(card: Card, vae: Any, shape: Shape, rows: int, dtype: torch.dtype) -> Tensor:
-    """What the decoder is given."""
-    t, h, w = latent(card, shape)
+def latents(vae: Any, shape: Shape, side: int) -> Tensor:
+    """What the decoder is given for one image or video, in float32. side: pixels a latent."""
+    height, width, frames = shape
     channels = getattr(vae.config, "latent_channels", None) or vae.config.z_dim
     flat = type(vae).__name__ in ("AutoencoderKL", "AutoencoderKLFlux2")
-    return torch.empty(rows, channels, *(() if flat else (t,)), h, w, device="meta", dtype=dtype)
+    time = () if flat else ((frames - 1) // STRIDE + 1,)
+    return torch.empty(1, channels, *time, height // side, width // side, device="meta")

@@ -45,7 +45,7 @@ class Card:
     networks: int = 1
     guided: bool = True
     edits: bool = False
-    shapes: tuple[Shape, ...] = ((512, 512, 1), (256, 256, 1))
+    shapes: tuple[Shape, ...] = ((512, 512, 1),)
     source: str = ""
     unsourced: tuple[str, ...] = ()
 

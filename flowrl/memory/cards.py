@@ -8,7 +8,7 @@ from .card import Card, Part, Shape
 STABILITY = "Stability AI Community (free below 1 M USD revenue a year)"
 BFL = "FLUX.1 [dev] Non-Commercial"
 APACHE = "Apache-2.0"
-FILMS: tuple[Shape, ...] = ((480, 832, 33), (480, 832, 17), (240, 416, 17))
+FILMS: tuple[Shape, ...] = ((480, 832, 33), (240, 416, 17))
 SD3_ENCODERS = (parts.CLIP_L_PROJECTED, parts.CLIP_G, parts.T5_SHORT)
 _SD3 = {"num_layers": 24, "num_attention_heads": 24, "caption_projection_dim": 1536, "pos_embed_max_size": 192}
 _SDXL = {
@@ -36,7 +36,7 @@ UNETS = (
     Card(
         "sdxl", "stabilityai/stable-diffusion-xl-base-1.0", "StableDiffusionXLPipeline", "CreativeML OpenRAIL++-M",
         Part("UNet2DConditionModel", _SDXL), (parts.CLIP_L, parts.CLIP_G), parts.KL_4, 77, 2.57,
-        shapes=((1024, 1024, 1), (512, 512, 1)), source="SDXL (2307.01952); number of parameters as published",
+        shapes=((1024, 1024, 1),), source="SDXL (2307.01952); number of parameters as published",
     ),
 )  # fmt: skip
 SD3 = (

@@ -69,9 +69,9 @@ def of_folder(folder: Path, name: str) -> Card:
 
 
 def _text(made: Card) -> int:
-    """Tokens of the prompt: what the shortest encoder can read."""
-    lengths = [e.config[k] for e in made.encoders for k in ("max_position_embeddings",) if k in e.config]
-    return min([made.text, *lengths])
+    """Tokens of the prompt. In SD3 they are those of CLIP, which a small one has fewer of, and then of T5."""
+    clip = [e.config["max_position_embeddings"] for e in made.encoders if "max_position_embeddings" in e.config]
+    return made.text - (77 - min(clip)) if made.pipeline.startswith("StableDiffusion3") and clip else made.text
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from flowrl.footprint import footprint
 from flowrl.models.lora import add_lora
 from flowrl.recipe import LoraSpec
 
-from .calls import FAMILIES, Inputs, latents, targets
+from .calls import FAMILIES, Inputs, latents, scale, targets
 from .card import Card, Part, Shape
 
 RANK = 32
@@ -52,7 +52,7 @@ class Encoder:
 @dataclass(frozen=True)
 class Costs:
     """Bytes a row at one shape, in half precision with an adapter of RANK: training without and with checkpointing, sampling,
-    decoding. Counted with one row; what does not grow with rows (a few MB of positions) is so counted with every row."""
+    decoding. Half of what two rows take: with one row, parts of a joined sequence are views, and with more they are copies."""
 
     plain: int
     checkpointed: int
@@ -128,7 +128,8 @@ def encoder(part: Part) -> Encoder:
         size = made.config.image_size
         given: dict[str, Tensor] = {"pixel_values": torch.empty(1, 3, size, size, device="meta", dtype=torch.bfloat16)}
     else:
-        given = {"input_ids": torch.zeros(1, part.tokens, device="meta", dtype=torch.long)}
+        length = min(part.tokens, getattr(made.config, "max_position_embeddings", part.tokens))
+        given = {"input_ids": torch.zeros(1, length, device="meta", dtype=torch.long)}
     # the answer over the whole vocabulary is not asked for
     inner = getattr(getattr(made, "model", made), "language_model", made)
     spent = footprint(lambda: inner(**given)[0], made, given.values(), backward=False)
@@ -136,22 +137,27 @@ def encoder(part: Part) -> Encoder:
 
 
 def training(card: Card, shape: Shape, checkpointing: bool, dtype: torch.dtype = torch.bfloat16, rank: int = RANK) -> int:
-    """Bytes of one row's training call and its backward pass, without guidance; beyond weights and gradients."""
+    """Bytes a row of a training call and its backward pass, without guidance; beyond weights and gradients."""
     made: Any = network(card, dtype, rank)
     (made.enable_gradient_checkpointing if checkpointing else made.disable_gradient_checkpointing)()
-    return _call(card, made, shape, 1, dtype, True)
+    return _call(card, made, shape, dtype, True)
 
 
 def sampling(card: Card, shape: Shape, dtype: torch.dtype = torch.bfloat16, rank: int = RANK) -> int:
-    """Bytes of one row's call without a graph."""
+    """Bytes a row of a call without a graph."""
     made = network(card, dtype, rank)
-    return _call(card, made, shape, 1, dtype, False)
+    return _call(card, made, shape, dtype, False)
 
 
 def decode(card: Card, shape: Shape) -> int:
     """Bytes of decoding one image or video in float32."""
-    made: Any = build(card.vae)
-    z = latents(card, made, shape, 1, torch.float32)
+    return _decode(card.vae, shape, scale(card))
+
+
+@lru_cache(maxsize=32)
+def _decode(vae: Part, shape: Shape, scale: int) -> int:
+    made: Any = build(vae)
+    z = latents(made, shape, scale)
     return footprint(lambda: made.decode(z, return_dict=False)[0], made, [z], backward=False).peak
 
 
@@ -174,14 +180,14 @@ def count(card: Card, shapes: tuple[Shape, ...] | None = None) -> Facts:
     return Facts(body(card), tuple(map(encoder, card.encoders)), values(build(card.vae)), at)
 
 
-def _call(card: Card, made: Any, shape: Shape, rows: int, dtype: torch.dtype, backward: bool) -> int:
-    arguments = FAMILIES[card.pipeline].call(card, made.config, shape, Inputs(rows, dtype))
+def _call(card: Card, made: Any, shape: Shape, dtype: torch.dtype, backward: bool) -> int:
+    arguments = FAMILIES[card.pipeline].call(card, made.config, shape, Inputs(2, dtype))
 
     def answer() -> Tensor:
         told = made(**arguments, return_dict=False)[0]
         return torch.stack(told) if isinstance(told, list) else told
 
-    return footprint(answer, made, _tensors(arguments), backward).peak
+    return -(-footprint(answer, made, _tensors(arguments), backward).peak // 2)
 
 
 def _tensors(arguments: Any) -> Iterator[Tensor]:
