@@ -123,8 +123,10 @@ class DataSpec:
 
 @dataclass(frozen=True, config=STRICT)
 class OptimSpec:
-    """AdamW. max_norm clips the gradient norm."""
+    """AdamW; name "adamw8bit" keeps its moments in 8 bits (bitsandbytes on CUDA, torchao elsewhere). max_norm clips the gradient
+    norm."""
 
+    name: Literal["adamw", "adamw8bit"] = "adamw"
     lr: float = Field(default=3e-4, ge=0)
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = Field(default=1e-8, gt=0)

@@ -35,7 +35,8 @@ LAYERS: dict[str, set[str]] = {
     "evaluate": set(),
     "shapes": {"evaluate"},
     "types": {"samplers", "base"},
-    "models": {"types", "samplers", "recipe", "base"},
+    "footprint": set(),
+    "models": {"types", "samplers", "recipe", "base", "footprint"},
     "objectives": {"types", "samplers", "kernels"},
     "advantage": {"types", "samplers", "base"},
     "methods": {"objectives", "advantage", "types", "samplers"},
@@ -49,6 +50,7 @@ LAYERS: dict[str, set[str]] = {
     "loading": {"models", "recipe", "conformance"},
     "choice": {"inference", "samplers", "base", "models", "recipe", "export", "loading"},
     "sample": {"loop", "models", "inference", "choice"},
+    "memory": {"footprint", "models", "recipe", "base", "rewards"},
 }
 _ALL = set(LAYERS)
 LAYERS["recipes"] = {*_ALL, "rewards"}
