@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from flowrl.memory.plan import Peak
 
 GB = 1e9
+CHECK = "check"
 COLUMNS = ("name", "size", "smallest", "licence")
 PARTS = {
     "weights": "the network",
@@ -33,17 +34,22 @@ PARTS = {
 
 
 def models(
-    name: Annotated[str | None, typer.Argument(help="One model, to be explained: its name, hub name or folder.")] = None,
+    name: Annotated[str | None, typer.Argument(help='One model, to be explained; "check": see the second argument.')] = None,
+    path: Annotated[str | None, typer.Argument(metavar="[MODEL]", help="After check: a folder, file or hub name.")] = None,
     vram: Annotated[float | None, typer.Option(help="GB of the GPU it is planned for; default: all presets.")] = None,
     resolution: Annotated[str | None, typer.Option(help="Side of the images, or HEIGHTxWIDTH, in pixels.")] = None,
     frames: Annotated[int | None, typer.Option(help="Frames of a video.")] = None,
     reward: Annotated[str | None, typer.Option(help="The reward that lies beside it; default pickscore.")] = None,
     measure: Annotated[bool, typer.Option("--measure", help="Load it, and measure the peaks on the CUDA device here.")] = False,
+    settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Of check: policy.dtype=...")] = None,
+    device: Annotated[str, typer.Option(help="Where check puts the model.")] = "cpu",
     plain: Annotated[bool, typer.Option("--plain", help="One line a model, fields parted by tabs, for other programs.")] = False,
 ) -> None:
     """List the models flowrl plans for, with the smallest GPU for each; or explain one: what lies in memory, and what to set.
 
     Peaks are computed from the real networks without loading them. 24 GB are those of a card sold as such.
+    check loads a model of yours and holds it against its own pipeline, run by a process without flowrl: schedule, images with and
+    without guidance, exact replay, gradients, a saved adapter; and names the first module that differs.
 
     Examples:
 
@@ -52,11 +58,19 @@ def models(
         flowrl models sd3.5-medium --vram 24
 
         flowrl models z-image --vram 16 --resolution 768
+
+        flowrl models check my/model --device cuda --set policy.dtype=bfloat16 --set policy.guidance=4.5
     """
     from rich.console import Console
 
     console = Console(highlight=False)
-    if name is not None:
+    if name == CHECK:
+        if not check(path, settings or [], device, console):
+            raise typer.Exit(1)
+    elif path is not None or settings:
+        which = path or name or "MODEL"
+        raise ValueError(f"one model at a time; to hold it against its pipeline, write: flowrl models check {which}")
+    elif name is not None:
         explain(name, console, vram, shape(resolution, frames), reward, measure)
     elif vram or resolution or frames or reward or measure:
         raise ValueError("--vram, --resolution, --frames, --reward and --measure explain one model: flowrl models NAME --vram 24")
@@ -64,6 +78,36 @@ def models(
         _plain()
     else:
         listing(console)
+
+
+def check(model: str | None, settings: list[str], device: str, console: Console) -> bool:
+    """A line for each finding as it comes; whether all are well.
+
+    Raises: ValueError without a model, or for one that cannot be loaded.
+    """
+    import tempfile
+    from pathlib import Path
+
+    from rich.text import Text
+
+    from flowrl.conformance import examine, subject_of
+    from flowrl.recipe import PolicySpec, Recipe
+    from flowrl.settings import resolve
+
+    if model is None:
+        raise ValueError("give the model to check: flowrl models check MODEL, a folder in diffusers format or a hub name")
+    base = Recipe(policy=PolicySpec(model=model, dtype="float32"))
+    wrong = 0
+    with tempfile.TemporaryDirectory() as work:
+        subject = subject_of(resolve(base, settings).policy, Path(work), device)
+        for found in examine(subject):
+            measured = "" if found.measured is None else f"  {found.measured:.2g} of {found.limit:.2g}"
+            line = Text("ok     " if found.passed else "WRONG  ", style="green" if found.passed else "bold red")
+            said = f"  {found.said}" if found.said and (not found.passed or found.measured is None) else ""
+            console.print(line.append(f"{found.check}{measured}{said}", style="default"), soft_wrap=True)
+            wrong += not found.passed
+    console.print("all well: flowrl trains what its pipeline draws" if not wrong else f"{wrong} wrong: do not train it as it is")
+    return not wrong
 
 
 def shape(resolution: str | None, frames: int | None) -> tuple[int | None, int | None, int | None]:
