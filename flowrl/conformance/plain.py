@@ -7,6 +7,8 @@ what each module of the network answered in the first call; <out>.error where th
 
 from __future__ import annotations
 
+import functools
+import inspect
 import json
 import sys
 import traceback
@@ -80,12 +82,26 @@ def drawn(pipe: Any, job: dict[str, Any], number: int) -> dict[str, np.ndarray]:
         kept.append(values["latents"].detach().clone())
         return {}
 
+    right = pipe.scheduler.step
+
+    @functools.wraps(right)
+    def step(*args: Any, **kwargs: Any) -> Any:
+        answer = right(*args, **kwargs)
+        kept.append(answer[0].detach().clone())
+        return answer
+
+    told: dict[str, Any] = {"callback_on_step_end": note}
+    if "callback_on_step_end" not in inspect.signature(type(pipe).__call__).parameters:
+        pipe.scheduler.step, told = step, {}
     call = dict(job["call"])
     if job["images"][number]:
         call["image"] = Image.open(job["images"][number]).convert("RGB")
     start = torch.from_numpy(np.load(job["latents"]))[number : number + 1]
-    call |= {"latents": start.clone(), "output_type": "np", "callback_on_step_end": note}
-    made = pipe(prompt=job["prompts"][number], **call)
+    call |= {"latents": start.clone(), "output_type": "np", **told}
+    try:
+        made = pipe(prompt=job["prompts"][number], **call)
+    finally:
+        pipe.scheduler.step = right
     images = np.asarray(made.frames if hasattr(made, "frames") else made.images)
     last = kept[-1]
     if last.ndim == 3 and start.ndim == 4:  # FLUX.2 is given [C, H, W], and keeps it as tokens
