@@ -23,11 +23,16 @@ def add_lora(network: nn.Module, spec: LoraSpec, targets: Sequence[str], seed: i
     A is Gaussian with std 1 / r from `seed`; the global generators are left alone. Its weights are float32 whatever the base's
     dtype (peft casts the layer's input and output), because optimizer steps are below bfloat16's resolution.
 
-    Raises: ValueError for a target that names no linear layer.
+    Raises: ValueError for a target that names no linear layer, or a network that takes no adapters.
     Source: the configuration of flow_grpo, `scripts/train_sd3.py` (r 32, alpha 64, init_lora_weights="gaussian").
     """
     from peft import LoraConfig
 
+    if not hasattr(network, "add_adapter"):
+        raise ValueError(
+            f"diffusers puts no adapters into a {type(network).__name__}, so its pipeline could not load one; train the whole network "
+            "(lora.rank 0)"
+        )
     _check(network, targets)
     network.requires_grad_(False)
     config = LoraConfig(r=spec.rank, lora_alpha=spec.alpha, target_modules=list(targets), init_lora_weights="gaussian")
