@@ -97,7 +97,9 @@ def drawn(pipe: Any, job: dict[str, Any], number: int) -> dict[str, np.ndarray]:
     if job["images"][number]:
         call["image"] = Image.open(job["images"][number]).convert("RGB")
     start = torch.from_numpy(np.load(job["latents"]))[number : number + 1]
-    call |= {"latents": start.clone(), "output_type": "np", **told}
+    # pipelines with a UNet hand it latents as they are given
+    given = start.to(pipe.unet.dtype) if job["network"] == "unet" else start.clone()
+    call |= {"latents": given, "output_type": "np", **told}
     try:
         made = pipe(prompt=job["prompts"][number], **call)
     finally:
