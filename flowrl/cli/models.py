@@ -77,9 +77,11 @@ def shape(resolution: str | None, frames: int | None) -> tuple[int | None, int |
 
 
 def _presets(card: Card) -> dict[int, Preset | None]:
+    """By size of GPU; none for a card the table does not hold yet, which would take minutes to count."""
     from flowrl.memory import SIZES, preset
+    from flowrl.memory.table import table
 
-    return {size: preset(card, size) for size in SIZES}
+    return {size: preset(card, size) if card.name in table() else None for size in SIZES}
 
 
 def _brief(preset: Preset | None) -> str:
