@@ -250,10 +250,11 @@ def _facts(card: Card, console: Console) -> None:
 
 
 def _measured(preset: Preset) -> dict[str, int]:
-    from flowrl.memory.measured import measured
+    from flowrl.memory.measured import check, measured
     from flowrl.recipe import Recipe
     from flowrl.settings import resolve
 
+    check()
     guidance = 4.5 if preset.card.guided else 1.0
     given: dict[str, Any] = {**preset.overrides, "policy.model": preset.card.hub, "policy.guidance": guidance}
     return measured(resolve(Recipe(), given).policy, preset.settings.slice)
