@@ -17,6 +17,7 @@ from .policy import DiffusersPolicy
 from .prompts import Cond
 from .sd3 import SD3
 from .wan import Wan
+from .z_image import ZImage
 
 if TYPE_CHECKING:
     from diffusers.pipelines.pipeline_utils import DiffusionPipeline
@@ -26,6 +27,7 @@ __all__ = ["FAMILIES", "Cond", "DiffusersPolicy", "Family", "embedded", "load_po
 FAMILIES: dict[str, Callable[[Any, PolicySpec], Family]] = {
     "StableDiffusion3Pipeline": SD3,  # SD3, SD3.5, and the embedded "shapes"
     "WanPipeline": Wan,
+    "ZImagePipeline": ZImage,  # Z-Image and Z-Image-Turbo
 }
 """`_class_name` of model_index.json -> its family."""
 
