@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -15,6 +16,7 @@ from flowrl.recipe import PolicySpec
 from .family import Family
 from .policy import DiffusersPolicy
 from .prompts import Cond
+from .qwen_image import MOST, QwenImage
 from .sd3 import SD3
 from .wan import Wan
 from .z_image import ZImage
@@ -27,6 +29,9 @@ __all__ = ["FAMILIES", "Cond", "DiffusersPolicy", "Family", "embedded", "load_po
 FAMILIES: dict[str, Callable[[Any, PolicySpec], Family]] = {
     "StableDiffusion3Pipeline": SD3,  # SD3, SD3.5, and the embedded "shapes"
     "WanPipeline": Wan,
+    "QwenImagePipeline": QwenImage,
+    "QwenImageEditPipeline": partial(QwenImage, most=1),
+    "QwenImageEditPlusPipeline": partial(QwenImage, most=MOST),  # Qwen-Image-Edit-2509 and -2511
     "ZImagePipeline": ZImage,  # Z-Image and Z-Image-Turbo
 }
 """`_class_name` of model_index.json -> its family."""
