@@ -13,7 +13,6 @@ from diffusers import (
     QwenImagePipeline,
     QwenImageTransformer2DModel,
 )
-from families.qwen_words import MARKS, qwen_tokenizer
 from tiny import seeded
 from torch import nn
 from transformers import (
@@ -25,7 +24,9 @@ from transformers import (
     Qwen2VLVideoProcessor,
 )
 
-PROMPTS = ("a red circle", "two blue square left of a green circle, and behind it three small yellow dots on a wide grey field")
+from .case import Case
+from .qwen_words import MARKS, PROMPTS, qwen_tokenizer
+
 SPOKEN = (
     "system user assistant Describe the key features of the input image color shape size texture objects background then explain "
     "how the user s text instruction should alter or modify the image Generate a new image that meets the user s requirements "
@@ -44,10 +45,10 @@ TRANSFORMER = {
     "axes_dims_rope": (4, 6, 6),
 }
 VAE = {
-    "base_dim": 4,
+    "base_dim": 8,
     "z_dim": 4,
     "dim_mult": [1] * 6,
-    "num_res_blocks": 1,
+    "num_res_blocks": 0,
     "temperal_downsample": [False] * 5,
     "latents_mean": (-0.7, 0.1, 0.9, -0.2),
     "latents_std": (2.8, 1.4, 2.3, 0.8),
@@ -132,3 +133,11 @@ def edit_plus() -> QwenImageEditPlusPipeline:
     """As Qwen-Image-Edit-2511: the references' tokens are told time 0."""
     made = parts(zero_cond_t=True)
     return quiet(QwenImageEditPlusPipeline(**made, processor=processor(made["tokenizer"])))
+
+
+SPEC = {"height": 128, "width": 192, "guidance": 3.5, "negative": " "}
+CASES = [
+    Case("qwen-image", qwen_image, {**SPEC, "max_sequence_length": 64}, PROMPTS),
+    Case("qwen-image-edit", edit, SPEC, PROMPTS, images=True),
+    Case("qwen-image-edit-plus", edit_plus, SPEC, PROMPTS, images=True),
+]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, ZImagePipeline, ZImageTransformer2DModel
-from families.qwen_words import qwen_tokenizer
 from tiny import VAE, seeded
 from torch import nn
 from transformers import Qwen3Config, Qwen3Model
 
-PROMPTS = ("a red circle", "two blue square left of a green circle, and behind it three small yellow dots on a wide grey field")
+from .case import Case
+from .qwen_words import PROMPTS, qwen_tokenizer
+
 TRANSFORMER = {
     "in_channels": 4,
     "dim": 32,
@@ -59,3 +60,10 @@ def shaken(transformer: nn.Module, encoder: nn.Module) -> None:
         for p in encoder.parameters():
             if p.ndim > 1:
                 p.normal_(0, 0.4)
+
+
+SPEC = {"height": 32, "width": 32, "max_sequence_length": 64}
+CASES = [
+    Case("z-image", z_image, {**SPEC, "guidance": 2.0, "negative": "a blue square"}, PROMPTS),
+    Case("z-image, capped", z_image, {**SPEC, "guidance": 2.0, "guidance_cap": 1.1, "guidance_interval": (0.7, 1.0)}, PROMPTS),
+]
