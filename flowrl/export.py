@@ -16,13 +16,17 @@ from torch import Tensor, nn
 from flowrl.models.lora import ADAPTER, float32
 from flowrl.models.noise_head import load_head, save_head
 from flowrl.models.policy import DiffusersPolicy
+from flowrl.types import Policy
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
 """The name diffusers' load_lora_weights looks for in a folder."""
 
 
-def save(policy: DiffusersPolicy, folder: str | Path) -> Path:
-    """The adapter, or at lora.rank 0 the whole transformer. Call it on one process."""
+def save(policy: Policy, folder: str | Path) -> Path:
+    """The adapter, or at lora.rank 0 the whole transformer, or what is trained of a policy that is no pipeline. Call it on one
+    process."""
+    if not isinstance(policy, DiffusersPolicy):
+        return save_weights(policy, folder)
     return save_lora(policy, folder) if policy.spec.lora.rank else save_transformer(policy, folder)
 
 
@@ -62,6 +66,15 @@ def save_transformer(policy: DiffusersPolicy, folder: str | Path) -> Path:
         policy.pipe.transformer.save_pretrained(place)
         if policy.head is not None:
             save_head(policy.head, place)
+    return Path(folder)
+
+
+def save_weights(policy: Policy, folder: str | Path) -> Path:
+    """The trained weights by their names: `network.load_state_dict(load_file(folder / "weights.safetensors"), strict=False)`."""
+    from safetensors.torch import save_file
+
+    with _replacing(Path(folder)) as place:
+        save_file({name: p.detach().cpu().contiguous() for name, p in policy.trainable()}, place / "weights.safetensors")
     return Path(folder)
 
 

@@ -60,6 +60,11 @@ class Policy(Protocol):
     path: Path
     network: nn.Module
 
+    @property
+    def guidance(self) -> float:
+        """The scale where `encode` is given none."""
+        ...
+
     def encode(
         self,
         prompts: Sequence[str],

@@ -79,8 +79,8 @@ def drawn(pipe: Any, job: dict[str, Any], number: int) -> dict[str, np.ndarray]:
         return {}
 
     call = dict(job["call"])
-    if job["images"][number]:
-        call["image"] = Image.open(job["images"][number]).convert("RGB")
+    if shown := [Image.open(file).convert("RGB") for file in job["images"][number]]:
+        call["image"] = shown if len(shown) > 1 else shown[0]
     start = torch.from_numpy(np.load(job["latents"]))[number : number + 1]
     call |= {"latents": start.clone(), "output_type": "np", "callback_on_step_end": note}
     made = pipe(prompt=job["prompts"][number], **call)

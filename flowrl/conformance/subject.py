@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from flowrl import export
 from flowrl.models.policy import DiffusersPolicy
-from flowrl.models.prompts import Cond
+from flowrl.models.prompts import Cond, asked
 from flowrl.recipe import LoraSpec, PolicySpec
 
 STEPS = 3
@@ -28,7 +28,8 @@ SCALE = 0.3  # of the noise an adapter is filled with, so that it does something
 class Subject:
     """A pipeline's folder and the policy made of it.
 
-    build: spec -> policy.  prompts, images: what is drawn; files, or None where a prompt has no image.  work: a folder for files.
+    build: spec -> policy.  prompts, images: what is drawn; a file, several, or None where a prompt has no image.  work: a folder
+      for files.
     guidance: the scale of the guided case; the other case has none.  full: whether the network is also trained as a whole.
     """
 
@@ -36,7 +37,7 @@ class Subject:
     build: Callable[[PolicySpec], DiffusersPolicy]
     spec: PolicySpec
     prompts: Sequence[str]
-    images: Sequence[Path | None]
+    images: Sequence[Sequence[Path] | Path | None]
     work: Path
     full: bool = True
     errors: dict[str, str] = field(default_factory=dict[str, str])
@@ -121,7 +122,7 @@ class Subject:
             "network": family.modules[0],
             "call": call,
             "prompts": list(self.prompts),
-            "images": [None if image is None else str(image) for image in self.images],
+            "images": [files for _, files in asked(self.prompts, self.images)],
             "latents": str(latents),
             "out": str(self.work / name),
         }

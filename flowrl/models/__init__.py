@@ -14,6 +14,7 @@ import torch
 from flowrl.recipe import PolicySpec
 
 from .family import Family
+from .field import Digits, FieldPolicy
 from .policy import DiffusersPolicy
 from .prompts import Cond
 from .qwen_image import MOST, QwenImage
@@ -24,7 +25,7 @@ from .z_image import ZImage
 if TYPE_CHECKING:
     from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
-__all__ = ["FAMILIES", "Cond", "DiffusersPolicy", "Family", "embedded", "load_policy"]
+__all__ = ["FAMILIES", "Cond", "Digits", "DiffusersPolicy", "Family", "FieldPolicy", "embedded", "load_policy"]
 
 FAMILIES: dict[str, Callable[[Any, PolicySpec], Family]] = {
     "StableDiffusion3Pipeline": SD3,  # SD3, SD3.5, and the embedded "shapes"

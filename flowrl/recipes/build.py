@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache, partial
 from typing import Any
+
+import torch
 
 from flowrl import data, direct, methods, selection, settings
 from flowrl.data import Prompts
 from flowrl.direct import Direct
+from flowrl.dist import World
+from flowrl.models import load_policy
 from flowrl.recipe import DataSpec, MethodSpec, Recipe, SelectionSpec
 from flowrl.rewards import TABLE, Place, Rule, make
 from flowrl.rewards.base import Refers, Reward
 from flowrl.rewards.load import load
 from flowrl.selection import Selection
-from flowrl.types import Method
+from flowrl.types import Method, Policy
 
 from .style import prompts as styled
 
 SMALLEST = 2
 """A group needs two images before one can be better than another."""
 
+
+GIVEN = "given:"
+"""What stands before the class of a policy that was no recipe's, in the place of a model's name."""
 
 METHODS: dict[str, Callable[..., Method | Direct]] = {**methods.TABLE, **direct.TABLE}
 """Every method by name: those that compare images, and those that follow their reward's gradient."""
@@ -50,6 +58,24 @@ def method(spec: MethodSpec, group: int) -> Method | Direct:
 def resized(spec: MethodSpec) -> Callable[[int], Method | Direct]:
     """The method at any group size; each is built once."""
     return cache(partial(method, spec))
+
+
+def policy(recipe: Recipe, given: Policy | None, world: World) -> tuple[Policy, Recipe]:
+    """The policy a recipe names; or the one that was given as a value, with the recipe saying so.
+
+    Raises: ValueError for a value whose guidance or device is not the recipe's, and for a run of such a value without it.
+    """
+    model = recipe.policy.model
+    if given is None:
+        if model.startswith(GIVEN):
+            raise ValueError(f"the model of this run was a value of Python's, a {model[len(GIVEN) :]}; give it again: policy=...")
+        return load_policy(recipe.policy, world.device, seed=recipe.run.seed), recipe
+    if recipe.policy.guidance not in (None, given.guidance):
+        raise ValueError(f"policy.guidance is {recipe.policy.guidance}, but that of the given policy {given.guidance}; set it there")
+    device, kind = given.trainable()[0][1].device.type, torch.device(world.device).type
+    if device != kind:
+        raise ValueError(f"the given policy is on {device}, the run on {kind}; move its network there, or set run.device to {device}")
+    return given, replace(recipe, policy=replace(recipe.policy, model=f"{GIVEN}{type(given).__name__}", guidance=given.guidance))
 
 
 def chooser(spec: SelectionSpec) -> Selection:
