@@ -16,6 +16,7 @@ from torch import Tensor, nn
 import flowrl
 from flowrl.models import Digits, FieldPolicy
 from flowrl.recipes.run import Result
+from flowrl.rewards import differentiable
 
 ANGLES = {"east": 0.0, "north": math.pi / 2, "west": math.pi, "south": -math.pi / 2}
 DIGITS = Digits((2,), -4, 4)
@@ -122,7 +123,7 @@ def test_a_frozen_reference_is_a_weight_set(tmp_path: Path) -> None:
 
 def test_a_method_of_gradients_needs_images_with_a_graph(tmp_path: Path) -> None:
     direct = {"method.name": "draft", "run.iterations": 4, "sizes.group": 2}
-    train(tmp_path / "run", policy(decode=faint), smooth, **direct)
+    train(tmp_path / "run", policy(decode=faint), differentiable(smooth), **direct)
     seen = rewards(tmp_path / "run")
     assert seen[-1] > seen[0]
     with pytest.raises(ValueError, match="decode returns uint8"):
