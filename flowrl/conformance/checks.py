@@ -162,8 +162,14 @@ def record(policy: DiffusersPolicy, cond: Cond, group: int = 2) -> Rollout:
 
 def ratio(subject: Subject) -> Iterator[Finding]:
     """log p of every recorded step is replayed exactly: {adapter, whole network} x {guided, not} x {checkpointing, not}."""
-    policies = {"adapter": subject.adapted, **({"whole network": subject.whole} if subject.full else {})}
-    for (kind, policy), guided, saved in product(policies.items(), (True, False) if subject.guides() else (False,), (False, True)):
+    with subject.excited() as policy:
+        yield from _replayed(subject, policy, "adapter")
+    if subject.full:
+        yield from _replayed(subject, subject.whole, "whole network")
+
+
+def _replayed(subject: Subject, policy: DiffusersPolicy, kind: str) -> Iterator[Finding]:
+    for guided, saved in product((True, False) if subject.guides() else (False,), (False, True)):
         policy.checkpointing(saved)
         cond = subject.cond(policy, guided)
         ro = record(policy, cond)
@@ -178,15 +184,17 @@ def ratio(subject: Subject) -> Iterator[Finding]:
             worst = max(worst, float(edge_ratio(batch, u[batch.row], batch.u_old[batch.row]).detach().abs().max()))
         policy.checkpointing(subject.spec.checkpointing)
         name = f"ratio, {kind}, {'guided' if guided else 'unguided'}, {'checkpointing' if saved else 'plain'}"
-        found = _within(name, worst, 0.0)
-        yield found if graph else Finding(name, False, said="the replay's prediction has no gradient")
+        yield _within(name, worst, 0.0) if graph else Finding(name, False, said="the replay's prediction has no gradient")
 
 
 def encode(subject: Subject) -> Iterator[Finding]:
     """An encoding does not depend on its company, nor a padded row's prediction on the row it was padded for."""
     policy = subject.plain
     together = subject.cond(policy, True)
-    alone = [subject.cond(subject.build(subject.spec), True, [i]) for i in range(len(subject.prompts))]
+    alone: list[Cond] = []
+    for i in range(len(subject.prompts)):
+        policy.store.forget()
+        alone.append(subject.cond(policy, True, [i]))
     same = all(
         torch.equal(part, together.rows[i][name]) for i, cond in enumerate(alone) for name, part in cond.rows[0].items()
     )
@@ -248,7 +256,11 @@ def lanes(subject: Subject) -> Iterator[Finding]:
 
 def gradients(subject: Subject) -> Iterator[Finding]:
     """Gradients reach the trainable parameters and no others; one that gets none is one the prediction does not depend on."""
-    policy = subject.adapted
+    with subject.excited() as policy:
+        yield from _reached(subject, policy)
+
+
+def _reached(subject: Subject, policy: DiffusersPolicy) -> Iterator[Finding]:
     cond, sigmas = subject.cond(policy, subject.guides()), policy.sigmas(STEPS)[:-1].float()
     named = dict(policy.trainable())
     rows = torch.arange(len(sigmas)) % len(cond)
@@ -283,9 +295,8 @@ def adapter(subject: Subject) -> Iterator[Finding]:
     if "lora" in subject.errors:
         yield Finding("adapter", False, said=subject.errors["lora"].strip().splitlines()[-1])
         return
-    policy = subject.adapted
-    cond = subject.cond(policy, subject.guides())
-    with torch.no_grad():
+    with subject.excited() as policy, torch.no_grad():
+        cond = subject.cond(policy, subject.guides())
         images = policy.images(final(policy, subject.start(), cond), cond).cpu().numpy()
     theirs = np.concatenate([d["images"] for d in drawn or []])
     yield _within("adapter, images", float(np.abs(images - theirs).max()), LIMITS[subject.spec.dtype])

@@ -6,7 +6,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -44,11 +45,22 @@ class Subject:
 
     @cached_property
     def adapted(self) -> DiffusersPolicy:
-        """With an adapter that is no longer at its start."""
+        """With an adapter, which is at its start but inside `excited`."""
         rank = self.spec.lora.rank or 2
-        policy = self.build(replace(self.spec, lora=replace(self.spec.lora, rank=rank, alpha=1.5 * rank)))
-        excite(policy)
-        return policy
+        return self.build(replace(self.spec, lora=replace(self.spec.lora, rank=rank, alpha=1.5 * rank)))
+
+    @contextmanager
+    def excited(self) -> Iterator[DiffusersPolicy]:
+        """`adapted`, whose adapter does something inside."""
+        trained = [p for _, p in self.adapted.trainable()]
+        before = [p.detach().clone() for p in trained]
+        excite(self.adapted)
+        try:
+            yield self.adapted
+        finally:
+            with torch.no_grad():
+                for p, was in zip(trained, before, strict=True):
+                    p.copy_(was)
 
     @cached_property
     def whole(self) -> DiffusersPolicy:
@@ -57,7 +69,7 @@ class Subject:
 
     @property
     def plain(self) -> DiffusersPolicy:
-        """The base, without an adapter where there is one."""
+        """The base, or what equals it: an adapter at its start adds nothing."""
         return self.whole if self.full else self.adapted
 
     def cond(self, policy: DiffusersPolicy, guided: bool, rows: Sequence[int] | None = None) -> Cond:
@@ -81,7 +93,8 @@ class Subject:
         cases = {"unguided": False, "guided": True} if self.guides() else {"unguided": False}
         jobs = [self._job(name, guided, None) for name, guided in cases.items()]
         try:
-            jobs.append(self._job("lora", "guided" in cases, export.save_lora(self.adapted, self.work / "lora")))
+            with self.excited() as policy:
+                jobs.append(self._job("lora", "guided" in cases, export.save_lora(policy, self.work / "lora")))
         except ValueError as error:
             self.errors["lora"] = str(error)
         return jobs
