@@ -43,7 +43,7 @@ LAYERS: dict[str, set[str]] = {
     "drawing": {"samplers"},
     "report": {"loop"},
     "vote": {"loop", "evaluate", "base", "rewards"},
-    "export": {"loop", "models"},
+    "export": {"loop", "models", "types"},
     "inference": {"samplers", "base", "models"},
     "choice": {"inference", "samplers", "base", "models", "recipe", "export"},
     "sample": {"loop", "models", "inference", "choice"},

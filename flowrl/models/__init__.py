@@ -25,7 +25,7 @@ from .z_image import ZImage
 if TYPE_CHECKING:
     from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
-__all__ = ["FAMILIES", "Cond", "Digits", "DiffusersPolicy", "Family", "FieldPolicy", "embedded", "load_policy"]
+__all__ = ["FAMILIES", "Cond", "DiffusersPolicy", "Digits", "Family", "FieldPolicy", "embedded", "load_policy"]
 
 FAMILIES: dict[str, Callable[[Any, PolicySpec], Family]] = {
     "StableDiffusion3Pipeline": SD3,  # SD3, SD3.5, and the embedded "shapes"

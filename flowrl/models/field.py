@@ -87,7 +87,7 @@ class FieldPolicy:
         if not self._shape or min(self._shape) < 1:
             raise ValueError(f"a state of shape {list(shape)} has no elements; give the dims of one state, as (2,) or (3, 64, 64)")
         if not any(p.requires_grad for p in network.parameters()):
-            raise ValueError(f"no parameter of {type(network).__name__} requires a gradient; call requires_grad_(True) on those to train")
+            raise ValueError(f"no parameter of {type(network).__name__} requires a gradient; call requires_grad_(True) on some")
         self._decode = Digits(self._shape) if decode is None else decode
         self._store = PromptStore(self._encode)
 

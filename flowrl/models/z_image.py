@@ -1,4 +1,4 @@
-"""Z-Image and Z-Image-Turbo: a flow the other way round (time 0 is noise, the output is -v), texts as a list, zero-based guidance."""
+"""Z-Image and Z-Image-Turbo: time 0 is noise and the output -v, texts come as a list, guidance is zero-based."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -69,12 +69,12 @@ def policy(recipe: Recipe, given: Policy | None, world: World) -> tuple[Policy, 
     if given is None:
         if model.startswith(GIVEN):
             raise ValueError(f"the model of this run was a value of Python's, a {model[len(GIVEN) :]}; give it again: policy=...")
-        return load_policy(recipe.policy, world.device, seed=recipe.run.seed), recipe
+        return cast(Policy, load_policy(recipe.policy, world.device, seed=recipe.run.seed)), recipe
     if recipe.policy.guidance not in (None, given.guidance):
-        raise ValueError(f"policy.guidance is {recipe.policy.guidance}, but that of the given policy {given.guidance}; set it there")
+        raise ValueError(f"policy.guidance is {recipe.policy.guidance}, that of the given policy {given.guidance}; set it there")
     device, kind = given.trainable()[0][1].device.type, torch.device(world.device).type
     if device != kind:
-        raise ValueError(f"the given policy is on {device}, the run on {kind}; move its network there, or set run.device to {device}")
+        raise ValueError(f"the given policy is on {device}, the run on {kind}; move its network, or set run.device to {device}")
     return given, replace(recipe, policy=replace(recipe.policy, model=f"{GIVEN}{type(given).__name__}", guidance=given.guidance))
 
 

@@ -93,7 +93,8 @@ def parts(zero_cond_t: bool = False) -> dict[str, Any]:
         transformer = QwenImageTransformer2DModel(**TRANSFORMER, zero_cond_t=zero_cond_t)
         vae, text = AutoencoderKLQwenImage(**VAE), encoder(words)
         shaken(transformer, vae, text)
-    scheduler = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, max_image_seq_len=8192, max_shift=0.9, shift_terminal=0.02)
+    shift = {"use_dynamic_shifting": True, "max_image_seq_len": 8192, "max_shift": 0.9, "shift_terminal": 0.02}
+    scheduler = FlowMatchEulerDiscreteScheduler(**shift)
     return {"scheduler": scheduler, "vae": vae, "text_encoder": text, "tokenizer": words, "transformer": transformer}
 
 
