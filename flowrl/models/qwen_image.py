@@ -115,7 +115,7 @@ class QwenImage:
         mask = given["encoder_hidden_states_mask"]
         return network(
             hidden_states=torch.cat([x, given["references"]], 1) if grids else x,
-            timestep=sigma * 1000 / 1000,  # the pipeline's rounding: the network multiplies by 1000 again
+            timestep=(sigma * 1000).to(x.dtype) / 1000,  # rounded as in the pipeline: the network multiplies by 1000 again
             encoder_hidden_states=given["encoder_hidden_states"],
             encoder_hidden_states_mask=None if mask.all() else mask,  # without a mask attention is faster
             img_shapes=[[self.grid, *grids]] * len(x),
