@@ -57,3 +57,9 @@ def test_an_editor_wants_a_picture() -> None:
     policy = load_policy(edit_plus(), spec=PolicySpec(dtype="float32", height=256, width=256))
     with pytest.raises(ValueError, match="comes with 0 images, and QwenImageEditPlusPipeline needs 1"):
         policy.encode(["make it red"])
+
+
+def test_zero_based_guidance_begins_at_0() -> None:
+    policy = load_policy(z_image(), spec=PolicySpec(dtype="float32", height=32, width=32, guidance=0.5))
+    assert policy.encode(["a red circle"]).negatives is not None
+    assert policy.encode(["a red circle"], 0.0).negatives is None
