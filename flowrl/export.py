@@ -43,13 +43,13 @@ def save_lora(policy: DiffusersPolicy, folder: str | Path) -> Path:
 
     if not policy.spec.lora.rank:
         raise ValueError("lora.rank is 0: there is no adapter to save; use save_transformer")
-    network: Any = policy.pipe.transformer
+    name = policy.family.modules[0]
+    network: Any = policy.modules[name]
     weights = get_peft_model_state_dict(network, adapter_name=ADAPTER)
     layers: dict[str, nn.Module | Tensor] = {name: p.detach().cpu().contiguous() for name, p in weights.items()}
     with _replacing(Path(folder)) as place:
-        type(policy.pipe).save_lora_weights(
-            place, transformer_lora_layers=layers, transformer_lora_adapter_metadata=network.peft_config[ADAPTER].to_dict()
-        )
+        told = {f"{name}_lora_layers": layers, f"{name}_lora_adapter_metadata": network.peft_config[ADAPTER].to_dict()}
+        type(policy.pipe).save_lora_weights(place, **told)
         if policy.head is not None:
             save_head(policy.head, place)
     return Path(folder)

@@ -40,7 +40,9 @@ class PolicySpec:
     guidance_cap: the guided prediction's norm is at most so many times that of the text's own (Z-Image's cfg_normalization; 0: no
     cap).  guidance_interval: the levels sigma at which two predictions are combined.
     height, width, frames, max_sequence_length None: the family's own.
-    quantize: the frozen base in 4 or 8 bits (QLoRA).  offload: parts that wait on the CPU until they work.
+    edit: the prompt's image is edited by a model that also draws without one (FLUX.2).
+    quantize: the frozen base in 4 or 8 bits (QLoRA): nf4 by bitsandbytes on CUDA, int8 by torchao anywhere.
+    offload: parts that wait on the CPU until they work.
     attention: a diffusers attention backend, for rollout and training alike (None: as the model was loaded).
     noise_head: train a head for learned noise (method flow_noise) along."""
 
@@ -64,6 +66,7 @@ class PolicySpec:
     width: int | None = Field(default=None, gt=0)
     frames: int | None = Field(default=None, gt=0)
     max_sequence_length: int | None = Field(default=None, gt=0)
+    edit: bool = False
     checkpointing: bool = False
     noise_head: bool = False
     lora: LoraSpec = Field(default_factory=LoraSpec)

@@ -28,7 +28,7 @@ def subject(case: Case, folder: Path, dtype: str = "float32") -> Subject:
     images = pictures(case, folder)
     spec = PolicySpec(model=str(folder / "model"), dtype=dtype, steps=3, **case.spec)  # pyright: ignore[reportArgumentType]
     (folder / "work").mkdir()
-    return Subject(folder / "model", load_policy, spec, case.prompts, images, folder / "work")
+    return Subject(folder / "model", load_policy, spec, case.prompts, images, folder / "work", saving=case.saving)
 
 
 def pictures(case: Case, folder: Path) -> list[tuple[Path, ...]]:
@@ -60,3 +60,14 @@ def test_a_family_is_what_its_pipeline_is(subjects: Mapping[str, Subject], case:
     wrong = [f"{f.check}: {f.measured} above {f.limit}; {f.said}" for f in found if not f.passed]
     assert not wrong, "\n".join(wrong)
     assert found or check == "schedule"
+
+
+@pytest.mark.parametrize("check", ["schedule", "pipeline", "ratio", "adapter"])
+def test_half_precision_is_near_and_replayed_exactly(halved: Subject, check: str) -> None:
+    wrong = [f"{f.check}: {f.measured} above {f.limit}; {f.said}" for f in CHECKS[check](halved) if not f.passed]
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.fixture(scope="module")
+def halved(tmp_path_factory: pytest.TempPathFactory) -> Subject:
+    return subject(CASES["sd3"], tmp_path_factory.mktemp("half"), "bfloat16")

@@ -54,16 +54,18 @@ def loaded(model: str, dtype: str) -> Any:
     """The pipeline of a folder, with single steps: those of a multistep scheduler depend on their history."""
     import diffusers
 
-    index = json.loads((Path(model) / "model_index.json").read_text())
-    absent = {name: None for name, kind in index.items() if kind == [None, None]}
-    types = {"vae": torch.float32, "default": getattr(torch, dtype)}
-    pipe = getattr(diffusers, index["_class_name"]).from_pretrained(model, torch_dtype=types, **absent)
+    index = dict(diffusers.DiffusionPipeline.load_config(model))
+    absent = {name: None for name, kind in index.items() if isinstance(kind, list | tuple) and list(kind) == [None, None]}
+    # in half precision the decoder too: most pipelines hand it latents as they are
+    pipe = getattr(diffusers, index["_class_name"]).from_pretrained(model, dtype=getattr(torch, dtype), **absent)
     name, config = type(pipe.scheduler).__name__, pipe.scheduler.config
     if config.get("prediction_type") == "flow_prediction" or config.get("use_flow_sigmas"):
         shift = config.get("flow_shift") or 1.0
         pipe.scheduler = diffusers.FlowMatchEulerDiscreteScheduler(num_train_timesteps=config["num_train_timesteps"], shift=shift)
     elif name.startswith(DDIM):
-        pipe.scheduler = diffusers.DDIMScheduler.from_config(config)
+        spacing = "trailing" if config.get("timestep_spacing") == "trailing" else "leading"
+        plain = {"timestep_spacing": spacing, "clip_sample": False, "thresholding": False}
+        pipe.scheduler = diffusers.DDIMScheduler.from_config(config, **plain)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -85,8 +87,19 @@ def drawn(pipe: Any, job: dict[str, Any], number: int) -> dict[str, np.ndarray]:
     call |= {"latents": start.clone(), "output_type": "np", "callback_on_step_end": note}
     made = pipe(prompt=job["prompts"][number], **call)
     images = np.asarray(made.frames if hasattr(made, "frames") else made.images)
+    last = kept[-1]
+    if last.ndim == 3 and start.ndim == 4:  # FLUX.2 is given [C, H, W], and keeps it as tokens
+        last = last.mT.reshape(start.shape)
     sigmas = getattr(pipe.scheduler, "sigmas", torch.zeros(0))
-    return {"latents": kept[-1].float().numpy(), "images": images, "sigmas": torch.as_tensor(sigmas).double().numpy()}
+    return {"latents": last.float().numpy(), "images": images, "sigmas": torch.as_tensor(sigmas).double().numpy()}
+
+
+def draw(pipe: Any, job: dict[str, Any]) -> None:
+    """All prompts of a job, one by one, with the trace of the first call."""
+    with traced(getattr(pipe, job["network"])) as trace:
+        for number in range(len(job["prompts"])):
+            np.savez(f"{job['out']}.{number}.npz", **drawn(pipe, job, number))  # pyright: ignore[reportArgumentType]
+    Path(f"{job['out']}.trace.json").write_text(json.dumps(trace))
 
 
 def main(path: str) -> None:
@@ -100,10 +113,7 @@ def main(path: str) -> None:
                 if job["lora"]:
                     pipes[key].load_lora_weights(job["lora"])
                 pipes[key].to(job["device"])
-            with traced(getattr(pipes[key], job["network"])) as trace:
-                for number in range(len(job["prompts"])):
-                    np.savez(f"{job['out']}.{number}.npz", **drawn(pipes[key], job, number))
-            Path(f"{job['out']}.trace.json").write_text(json.dumps(trace))
+            draw(pipes[key], job)
         except Exception:
             Path(f"{job['out']}.error").write_text(traceback.format_exc())
     if seen := [name for name in sys.modules if name.split(".")[0] == "flowrl"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import subprocess
@@ -21,6 +22,8 @@ from flowrl.models.policy import DiffusersPolicy
 from flowrl.models.prompts import Cond, asked
 from flowrl.recipe import LoraSpec, PolicySpec
 
+from .plain import draw
+
 STEPS = 3
 SCALE = 0.3  # of the noise an adapter is filled with, so that it does something
 
@@ -31,7 +34,8 @@ class Subject:
 
     build: spec -> policy.  prompts, images: what is drawn; a file, several, or None where a prompt has no image.  work: a folder
       for files.
-    guidance: the scale of the guided case; the other case has none.  full: whether the network is also trained as a whole.
+    full: whether the network is also trained as a whole.  here: whether the pipeline draws in this process, by the policy's own
+    parts: a second copy of a large model has no place.  saving: the settings of activation checkpointing that are tried.
     """
 
     folder: Path
@@ -41,6 +45,8 @@ class Subject:
     images: Sequence[Sequence[Path] | Path | None]
     work: Path
     full: bool = True
+    here: bool = False
+    saving: Sequence[bool] = (False, True)
     errors: dict[str, str] = field(default_factory=dict[str, str])
 
     @cached_property
@@ -92,6 +98,8 @@ class Subject:
         """What the plain pipeline is asked: "guided", "unguided", and "lora" with the adapter saved and loaded again."""
         cases = {"unguided": False, "guided": True} if self.guides() else {"unguided": False}
         jobs = [self._job(name, guided, None) for name, guided in cases.items()]
+        if self.here:
+            return jobs
         try:
             with self.excited() as policy:
                 jobs.append(self._job("lora", "guided" in cases, export.save_lora(policy, self.work / "lora")))
@@ -102,7 +110,10 @@ class Subject:
     @cached_property
     def drawn(self) -> dict[str, list[dict[str, np.ndarray]]]:
         """What the pipeline draws of the prompts, by job."""
-        if not any(self.work.glob("*.trace.json")) and not any(self.work.glob("*.error")):
+        if self.here:
+            for job in self.jobs:
+                draw(self.plain.pipe, job)
+        elif not any(self.work.glob("*.trace.json")) and not any(self.work.glob("*.error")):
             run(self.jobs, self.work)
         names = [Path(str(job["out"])).name for job in self.jobs]
         return {name: found for name in names if (found := self._read(name))}
@@ -125,8 +136,8 @@ class Subject:
             whole = family.whole(self.start(), {key: part.float() for key, part in cond.batch().items()})
             np.save(latents, whole.float().cpu().numpy())
         call = {**family.call_pipeline(cond.guidance), "num_inference_steps": STEPS}
-        if cond.negatives is not None:
-            call["negative_prompt"] = self.spec.negative
+        if cond.negatives is not None and "negative_prompt" in inspect.signature(type(policy.pipe).__call__).parameters:
+            call.setdefault("negative_prompt", self.spec.negative)  # FLUX.2 always takes the empty one
         return {
             "model": str(self.folder),
             "dtype": self.spec.dtype,
@@ -135,7 +146,7 @@ class Subject:
             "network": family.modules[0],
             "call": call,
             "prompts": list(self.prompts),
-            "images": [files for _, files in asked(self.prompts, self.images)],
+            "images": [files for _, files, _ in asked(self.prompts, self.images)],
             "latents": str(latents),
             "out": str(self.work / name),
         }

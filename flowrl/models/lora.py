@@ -23,11 +23,16 @@ def add_lora(network: nn.Module, spec: LoraSpec, targets: Sequence[str], seed: i
     A is Gaussian with std 1 / r from `seed`; the global generators are left alone. Its weights are float32 whatever the base's
     dtype (peft casts the layer's input and output), because optimizer steps are below bfloat16's resolution.
 
-    Raises: ValueError for a target that names no linear layer.
+    Raises: ValueError for a target that names no linear layer, or a network that takes no adapters.
     Source: the configuration of flow_grpo, `scripts/train_sd3.py` (r 32, alpha 64, init_lora_weights="gaussian").
     """
     from peft import LoraConfig
 
+    if not hasattr(network, "add_adapter"):
+        raise ValueError(
+            f"diffusers puts no adapters into a {type(network).__name__}, so its pipeline could not load one; train the whole network "
+            "(lora.rank 0)"
+        )
     _check(network, targets)
     network.requires_grad_(False)
     config = LoraConfig(r=spec.rank, lora_alpha=spec.alpha, target_modules=list(targets), init_lora_weights="gaussian")
@@ -117,7 +122,8 @@ def without_adapter(network: nn.Module) -> Iterator[None]:
 
 
 def _check(network: nn.Module, targets: Sequence[str]) -> None:
-    names = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)]
+    linear = [name for name, module in network.named_modules() if isinstance(module, nn.Linear) and ".lora_" not in name]
+    names = [name.removesuffix(".base_layer") for name in linear]  # a layer that carries an adapter already
     for target in targets:
         if not any(name == target or name.endswith(f".{target}") for name in names):
             short = sorted({re.sub(r"^.*\.\d+\.(?=\D)", "", name) for name in names})

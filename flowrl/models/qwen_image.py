@@ -15,6 +15,7 @@ from flowrl.samplers import paths
 
 from .family import Encoding, Pictures, linear_mu, per_channel, shown, size, still, tokens, visited
 from .guidance import Guider, token_norm
+from .references import by_place
 
 MOST = 16
 """Pictures a prompt may come with: 3 is what Qwen-Image-Edit-2509 was trained on, the pipeline knows no limit."""
@@ -96,18 +97,21 @@ class QwenImage:
             grids.append((1, height // scale // 2, width // scale // 2))
         return read, clean, grids
 
+    def negative(self, text: str, pictures: Pictures) -> Encoding:
+        return self.encode(text, pictures)
+
     def call(self, network: nn.Module, x: Tensor, sigma: Tensor, given: Mapping[str, Tensor], guidance: float) -> Tensor:
         """Rows whose pictures have different shapes are asked shape by shape: the network takes one of each call."""
         if "grids" not in given:
             return self._ask(network, x, sigma, given, [])
-        shapes = [tuple(tuple(grid) for grid in row if grid[0]) for row in given["grids"].tolist()]
-        u = torch.empty_like(x, dtype=torch.float32)
-        for grids in dict.fromkeys(shapes):
-            rows = torch.tensor([i for i, mine in enumerate(shapes) if mine == grids], device=x.device)
+
+        def ask(rows: Tensor, grids: Tensor) -> Tensor:
+            shapes = [tuple(grid) for grid in grids.tolist()]
             some = {name: part[rows] for name, part in given.items()}
-            some["references"] = some["references"][:, : sum(map(prod, grids))]
-            u = u.index_copy(0, rows, self._ask(network, x[rows], sigma[rows], some, list(grids)))
-        return u
+            some["references"] = some["references"][:, : sum(map(prod, shapes))]
+            return self._ask(network, x[rows], sigma[rows], some, shapes)
+
+        return by_place(given["grids"], ask)
 
     def _ask(
         self, network: nn.Module, x: Tensor, sigma: Tensor, given: Mapping[str, Tensor], grids: list[tuple[int, ...]]

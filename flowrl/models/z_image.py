@@ -64,6 +64,9 @@ class ZImage:
         rows, _ = self.pipe.encode_prompt([text], do_classifier_free_guidance=False, max_sequence_length=self.tokens)
         return {"text": rows[0], "mask": torch.ones(len(rows[0]), dtype=torch.bool)}
 
+    def negative(self, text: str, pictures: Pictures) -> Encoding:
+        return self.encode(text, pictures)
+
     def call(self, network: nn.Module, x: Tensor, sigma: Tensor, given: Mapping[str, Tensor], guidance: float) -> Tensor:
         time = (1000 - 1000 * sigma) / 1000
         lengths = given["mask"].sum(1).tolist()

@@ -13,7 +13,7 @@ from flowrl import data, direct, methods, selection, settings
 from flowrl.data import Prompts
 from flowrl.direct import Direct
 from flowrl.dist import World
-from flowrl.models import load_policy
+from flowrl.loading import load_policy
 from flowrl.recipe import DataSpec, MethodSpec, Recipe, SelectionSpec
 from flowrl.rewards import TABLE, Place, Rule, make
 from flowrl.rewards.base import Refers, Reward

@@ -11,7 +11,7 @@ from typing import Any
 class Case:
     """make: builds the pipeline.  spec: fields of PolicySpec, with the guidance of the guided case.  images: how many pictures each
     prompt comes with; more: further ones of the second.  size: of a picture, (height, width); turned: those of the second prompt
-    are turned by 90 degrees."""
+    are turned by 90 degrees.  saving: the settings of activation checkpointing that are tried."""
 
     name: str
     make: Callable[[], Any]
@@ -21,3 +21,4 @@ class Case:
     more: int = 0
     size: tuple[int, int] = (32, 32)
     turned: bool = False
+    saving: tuple[bool, ...] = (False, True)
