@@ -77,7 +77,8 @@ class RewardSpec:
     """name: "clip", "shapes:soft", "module:name" or "file.py:function".
     threshold: it counts as 1 above, else 0.  gate: rewards listed after it count only where its score is at least so much.
     Where its network goes, if it has one: device (None: the run's), dtype and batch (None: the reward's own choice), offload (on
-    the CPU between calls)."""
+    the CPU between calls).
+    frames: of a video it is shown so many, evenly spread (None: all for what reads motion and for your own functions, else 8)."""
 
     name: str
     weight: float = 1.0
@@ -87,6 +88,7 @@ class RewardSpec:
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     batch: int | None = Field(default=None, ge=1)
     offload: bool = False
+    frames: int | None = Field(default=None, ge=1)
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -123,8 +125,10 @@ class DataSpec:
 
 @dataclass(frozen=True, config=STRICT)
 class OptimSpec:
-    """AdamW. max_norm clips the gradient norm."""
+    """AdamW; name "adamw8bit" keeps its moments in 8 bits (bitsandbytes on CUDA, torchao elsewhere). max_norm clips the gradient
+    norm."""
 
+    name: Literal["adamw", "adamw8bit"] = "adamw"
     lr: float = Field(default=3e-4, ge=0)
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = Field(default=1e-8, gt=0)
@@ -148,7 +152,7 @@ class SizesSpec:
 class EvalSpec:
     """Held-out evaluation: every so many iterations on `quick` prompts, before and after on `prompts` (None: all).
     rewards: judges by name, the first is the headline (none: the training reward). features: "module:function", images -> [N,
-      D], for diversity."""
+      D], for diversity; of videos the mean over 8 frames."""
 
     every: int = Field(default=10, ge=0)
     quick: int = Field(default=32, ge=1)

@@ -65,6 +65,11 @@ class Policy(Protocol):
         """The scale where `encode` is given none."""
         ...
 
+    @property
+    def fps(self) -> float | None:
+        """Frames a second of its videos; None: it makes images."""
+        ...
+
     def encode(
         self,
         prompts: Sequence[str],

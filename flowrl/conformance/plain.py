@@ -7,6 +7,8 @@ what each module of the network answered in the first call; <out>.error where th
 
 from __future__ import annotations
 
+import functools
+import inspect
 import json
 import sys
 import traceback
@@ -80,12 +82,28 @@ def drawn(pipe: Any, job: dict[str, Any], number: int) -> dict[str, np.ndarray]:
         kept.append(values["latents"].detach().clone())
         return {}
 
+    right = pipe.scheduler.step
+
+    @functools.wraps(right)
+    def step(*args: Any, **kwargs: Any) -> Any:
+        answer = right(*args, **kwargs)
+        kept.append(answer[0].detach().clone())
+        return answer
+
+    told: dict[str, Any] = {"callback_on_step_end": note}
+    if "callback_on_step_end" not in inspect.signature(type(pipe).__call__).parameters:
+        pipe.scheduler.step, told = step, {}
     call = dict(job["call"])
     if shown := [Image.open(file).convert("RGB") for file in job["images"][number]]:
         call["image"] = shown if len(shown) > 1 else shown[0]
     start = torch.from_numpy(np.load(job["latents"]))[number : number + 1]
-    call |= {"latents": start.clone(), "output_type": "np", "callback_on_step_end": note}
-    made = pipe(prompt=job["prompts"][number], **call)
+    # pipelines with a UNet hand it latents as they are given
+    given = start.to(pipe.unet.dtype) if job["network"] == "unet" else start.clone()
+    call |= {"latents": given, "output_type": "np", **told}
+    try:
+        made = pipe(prompt=job["prompts"][number], **call)
+    finally:
+        pipe.scheduler.step = right
     images = np.asarray(made.frames if hasattr(made, "frames") else made.images)
     last = kept[-1]
     if last.ndim == 3 and start.ndim == 4:  # FLUX.2 is given [C, H, W], and keeps it as tokens
@@ -112,6 +130,8 @@ def main(path: str) -> None:
                 pipes = {key: loaded(job["model"], job["dtype"])}
                 if job["lora"]:
                     pipes[key].load_lora_weights(job["lora"])
+                    if (second := Path(job["lora"]) / "transformer_2").is_dir():
+                        pipes[key].load_lora_weights(second, load_into_transformer_2=True)
                 pipes[key].to(job["device"])
             draw(pipes[key], job)
         except Exception:
