@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tinyrun
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import flowrl
-from flowrl.models import Digits, FieldPolicy
+from flowrl import settings
+from flowrl.models import Digits, FieldPolicy, load_policy
 from flowrl.recipes.run import Result
 from flowrl.rewards import differentiable
 
@@ -179,3 +181,13 @@ def test_wrong_input_is_a_sentence(wrong: Any, said: str) -> None:
 def test_the_recipe_cannot_contradict_the_policy(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"policy\.guidance is 3"):
         train(tmp_path / "run", policy(), **{"policy.guidance": 3.0})
+
+
+def test_a_pipeline_that_is_a_value_trains_as_the_recipe_would_have_it(tmp_path: Path) -> None:
+    named, given = (tinyrun.recipe(tmp_path / name, {"run.iterations": 1, "evaluate.every": 0}) for name in ("named", "given"))
+    with tinyrun.one_thread():
+        flowrl.train(named)
+        flowrl.train(given, policy=load_policy(given.policy))
+    assert tinyrun.rows(tmp_path / "named") == tinyrun.rows(tmp_path / "given")
+    assert settings.load(tmp_path / "given" / "run.yaml").policy.model == "given:DiffusersPolicy"
+    assert (tmp_path / "given" / "lora" / "pytorch_lora_weights.safetensors").is_file()
