@@ -37,7 +37,8 @@ class PolicySpec:
     guidance: the pipeline's guidance_scale (None: the family's own; 1 or less is none where two predictions are combined).
     true_guidance: the factor between two predictions where the network is told `guidance` (FLUX.1, HunyuanVideo).
     guidance_2: of the expert for low noise (Wan 2.2).  guidance_rescale: towards the text's own standard deviation.
-    guidance_interval: the levels sigma at which two predictions are combined.
+    guidance_cap: the guided prediction's norm is at most so many times that of the text's own (Z-Image's cfg_normalization; 0: no
+    cap).  guidance_interval: the levels sigma at which two predictions are combined.
     height, width, frames, max_sequence_length None: the family's own.
     edit: the prompt's image is edited by a model that also draws without one (FLUX.2).
     quantize: the frozen base in 4 or 8 bits (QLoRA): nf4 by bitsandbytes on CUDA, int8 by torchao anywhere.
@@ -58,6 +59,7 @@ class PolicySpec:
     true_guidance: float = Field(default=1.0, ge=0)
     guidance_2: float | None = Field(default=None, ge=0)
     guidance_rescale: float = Field(default=0.0, ge=0, le=1)
+    guidance_cap: float = Field(default=0.0, ge=0)
     guidance_interval: tuple[float, float] = (0.0, 1.0)
     negative: str = ""
     height: int | None = Field(default=None, gt=0)

@@ -25,8 +25,8 @@ from flowrl.export.diffusers import savable
 from flowrl.export.files import adapters, write_comfy
 from flowrl.export.run import about
 from flowrl.folder import RunFolder, write_atomic
-from flowrl.loading import load_policy
 from flowrl.loop import Parts, Session, begin, choose
+from flowrl.models.policy import DiffusersPolicy
 from flowrl.recipe import Recipe
 from flowrl.report import write as write_report
 from flowrl.sizes import Sizes, cut, derive, describe
@@ -39,6 +39,10 @@ from .jury import Jury, spread
 log = logging.getLogger("flowrl")
 CACHED_PROMPTS = 2000
 """SD3.5's encoding of a prompt takes 2.7 MB."""
+
+
+Given = tuple[Mapping[str, Any] | None, Any, Policy | None]
+"""Values beside the recipe: rewards, prompts, policy."""
 
 
 @dataclass(frozen=True)
@@ -59,40 +63,48 @@ def train(
     *,
     rewards: Mapping[str, Any] | None = None,
     prompts: Any = None,
+    policy: Policy | None = None,
     resume: str | Path | None = None,
 ) -> Result:
     """Train a model with rewards and leave a run folder.
 
-    recipe: a Recipe or the name of one (None: "shapes", or what the resumed run was);  overrides: {"optim.lr": 1e-4, ...};
+    recipe: a Recipe or the name of one (None: what the resumed run was, Recipe() beside a policy, else "shapes");
+    overrides: {"optim.lr": 1e-4, ...};
     rewards: name -> f(images, prompts, metadata) -> scores, or (f, weight), added to the recipe's;
-    prompts: anything `data.read` takes, instead of data.prompts;  resume: the folder of a run to go on with.
+    prompts: anything `data.read` takes, instead of data.prompts;
+    policy: a model that is a value (FieldPolicy, or what load_policy made of a pipeline), trained in place instead of loading
+      policy.model; of the recipe's policy only the steps count. A run that is resumed wants it again, as new: its weights come
+      from the checkpoint.
+    resume: the folder of a run to go on with.
 
     Raises: ValueError, OSError: a sentence each, for settings, prompts, models and folders that cannot be used.
     """
     from flowrl.recipes import named
 
     if recipe is None:
-        recipe = named("shapes") if resume is None else settings.load(RunFolder.open(resume).path / "run.yaml")
+        started = Recipe() if policy is not None else named("shapes")
+        recipe = started if resume is None else settings.load(RunFolder.open(resume).path / "run.yaml")
     recipe = settings.resolve(named(recipe) if isinstance(recipe, str) else recipe, overrides or {})
     world = dist.start(recipe.run.device)
     if not log.hasHandlers():  # a script that set up no logging still sees what was derived
         log.addHandler(logging.StreamHandler())
         log.setLevel(logging.INFO if world.main else logging.ERROR)
     try:
-        return _train(recipe, rewards, prompts, None if resume is None else Path(resume), world)
+        return _train(recipe, (rewards, prompts, policy), None if resume is None else Path(resume), world)
     finally:
         world.stop()
 
 
-def _train(recipe: Recipe, given: Mapping[str, Any] | None, prompts: Any, resume: Path | None, world: World) -> Result:
+def _train(recipe: Recipe, given: Given, resume: Path | None, world: World) -> Result:
+    rewards, prompts, ready = given
     method, selection = build.method(recipe.method, recipe.sizes.group), build.fitting(recipe)
     recipe, folder = _folder(recipe, resume, world)
     if resume is not None:
         for line in settings.changes(settings.load(folder.path / "run.yaml"), recipe):
             log.log(logging.WARNING if world.main else logging.DEBUG, "resumed with another setting: %s", line)
     trained, held = build.prompts(recipe.data, prompts)
-    policy = load_policy(recipe.policy, world.device, seed=recipe.run.seed)
-    if recipe.policy.lora.rank:
+    policy, recipe = build.policy(recipe, ready, world)
+    if recipe.policy.lora.rank and isinstance(policy, DiffusersPolicy):
         savable(type(policy.pipe), list(policy.modules))  # said now rather than when the run is done
     trained, held = (timed(part, policy.fps) for part in (trained, held))
     features = build.features(recipe.evaluate.features)
@@ -101,7 +113,7 @@ def _train(recipe: Recipe, given: Mapping[str, Any] | None, prompts: Any, resume
             f"method {recipe.method.name} compares images by features; give evaluate.features=module:function "
             "(images uint8 [N, H, W, 3] -> [N, D]), as flowrl.shapes.judge:features"
         )
-    scored, resized = build.rewards(recipe, given, world.device), build.resized(recipe.method)
+    scored, resized = build.rewards(recipe, rewards, world.device), build.resized(recipe.method)
     build.referred(scored, trained)
     parts = Parts(recipe, policy, method, scored, trained, world, selection, resized, features, build.rules(recipe, scored))
     judges = build.judges(recipe.evaluate.rewards, world.device)
