@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache, partial
+from importlib import import_module
 from typing import Any
 
 from flowrl import data, direct, methods, selection, settings
@@ -21,6 +22,9 @@ from .style import prompts as styled
 SMALLEST = 2
 """A group needs two images before one can be better than another."""
 
+
+WORLDS = {"shapes": "flowrl.shapes.protocol", "shapes_video": "flowrl.shapes_video.protocol"}
+"""Embedded prompts by name: the module that has their `training` and held-out `rows`."""
 
 METHODS: dict[str, Callable[..., Method | Direct]] = {**methods.TABLE, **direct.TABLE}
 """Every method by name: those that compare images, and those that follow their reward's gradient."""
@@ -101,9 +105,8 @@ def prompts(spec: DataSpec, given: Any = None) -> tuple[Prompts, Prompts]:
 
 
 def _plain(spec: DataSpec, given: Any) -> tuple[Prompts, Prompts]:
-    if given is None and spec.prompts == "shapes":
-        from flowrl.shapes import protocol
-
+    if given is None and spec.prompts in WORLDS:
+        protocol = import_module(WORLDS[spec.prompts])
         return data.read(protocol.training(), "prompt"), data.read(protocol.rows(), "prompt")
     every = data.read(spec.prompts if given is None else given, spec.prompt, spec.image)
     return data.split(every, spec.heldout, spec.prompt, spec.image)

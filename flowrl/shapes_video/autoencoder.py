@@ -1,0 +1,156 @@
+"""Stage `autoencoder`: the videos' compression, and the map that makes its latents about N(0, 1)."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKLWan
+from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from flowrl.shapes.loop import Job, run, warm_cosine
+from flowrl.shapes_video import verify
+from flowrl.shapes_video.augment import free
+from flowrl.shapes_video.networks import CHANNELS, PATCH, autoencoder
+from flowrl.shapes_video.render import draw, paint
+from flowrl.shapes_video.world import captions, some
+
+BATCH = 8
+RATE = 2e-3
+KL = 1e-6
+SQUARE = 2.0  # weight of the squared error of pixels
+LOG_VARIANCE = -6.0  # of the posterior at first; at 0 its noise is four times what the latents say
+ALIGN = 2.0  # weight of the latents' prescribed meaning
+NOISE = 0.06  # greatest standard deviation of the noise a decoder must bear, before scaling
+WHITE = 0.88  # about the background, in [-1, 1]
+STEPS = 1400
+PIXELS = 4  # of a quarter's side
+POOL = 4000  # videos that are drawn once and trained on
+FREE = 1500  # of them show objects that a generator may come by and the renderer does not
+PART = 64  # videos that are encoded or decoded at once
+
+
+def to_tensor(videos: NDArray[np.uint8]) -> Tensor:
+    """uint8 [N, T, H, W, 3] to float32 [N, 3, T, H, W] in [-1, 1]."""
+    return torch.from_numpy(videos).permute(0, 4, 1, 2, 3).float().div(127.5).sub(1)
+
+
+def to_videos(pixels: Tensor) -> NDArray[np.uint8]:
+    """[N, 3, T, H, W] in [-1, 1] to uint8 [N, T, H, W, 3]; rounds as diffusers' video processor and PIL images do."""
+    unit = (pixels.float() / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 4, 1).numpy()
+    return (unit * 255).round().astype(np.uint8)
+
+
+def reconstruction_loss(decoded: Tensor, pixels: Tensor) -> Tensor:
+    """Mean absolute error of the pixels plus that of their differences along height, width and time, and the squared error.
+
+    Most pixels are background: without the squared error a blank video is a place where training rests for long.
+    """
+    error = decoded - pixels
+    parts = [error, *(error.diff(dim=dim) for dim in (-1, -2, -3))]
+    return torch.stack([part.abs().mean() for part in parts]).sum() + SQUARE * error.square().mean()
+
+
+def decoded(model: AutoencoderKLWan, z: Tensor) -> Tensor:
+    """`AutoencoderKLWan.decode` without its clamp to [-1, 1], beyond which nothing is learned."""
+    model.clear_cache()
+    x = model.post_quant_conv(z)
+    parts: list[Tensor] = []
+    for k in range(z.shape[2]):
+        model._conv_idx = [0]
+        parts.append(
+            model.decoder(x[:, :, k : k + 1], feat_cache=model._feat_map, feat_idx=model._conv_idx, first_chunk=k == 0)
+        )
+    model.clear_cache()
+    return unpatchify(torch.cat(parts, 2), PATCH)
+
+
+def meaning(pixels: Tensor) -> Tensor:
+    """What the latents of videos [N, 3, 9, 32, 32] stand for: [N, 32, 3, 4, 4].
+
+    A latent is 8 x 8 pixels of four frames. Its channels are means over the quarters of its square and the halves of its frames, of
+    red, green, blue and of their range: (half, quantity, quarter). Both halves of the first latent are frame 0.
+    Why: `flowrl.shapes.autoencoder.meaning`.
+    """
+    parts = torch.cat([pixels - WHITE, pixels.amax(1, keepdim=True) - pixels.amin(1, keepdim=True)], 1)
+    means = nn.functional.avg_pool3d(parts, (1, PIXELS, PIXELS))
+    halves = [(means[:, :, first::4] + means[:, :, first + 1 :: 4]) / 2 for first in (1, 3)]
+    whole = torch.cat([torch.cat([means[:, :, :1]] * 2, 1), torch.cat(halves, 1)], 2)
+    n, c, t, h, w = whole.shape
+    return whole.view(n, c, t, h // 2, 2, w // 2, 2).permute(0, 1, 4, 6, 2, 3, 5).reshape(n, 4 * c, t, h // 2, w // 2)
+
+
+def _loss(model: AutoencoderKLWan, pool: NDArray[np.uint8], seed: int) -> Callable[[int], Tensor]:
+    def loss(step: int) -> Tensor:
+        rng = torch.Generator().manual_seed(seed * 2**32 + step)
+        pixels = to_tensor(pool[torch.randint(len(pool), (BATCH,), generator=rng).numpy()])
+        posterior = model.encode(pixels).latent_dist
+        noise = torch.randn(posterior.mean.shape, generator=rng)
+        level = NOISE * torch.rand(BATCH, 1, 1, 1, 1, generator=rng)
+        out = decoded(model, posterior.mean + (posterior.std + level) * noise)
+        align = posterior.mean - meaning(pixels)
+        return reconstruction_loss(out, pixels) + ALIGN * (align.abs() + align.square()).mean() + KL * posterior.kl().mean()
+
+    return loss
+
+
+def _affine(model: AutoencoderKLWan) -> tuple[Tensor, Tensor]:
+    shape = (1, model.config.z_dim, 1, 1, 1)
+    return torch.tensor(model.config.latents_mean).view(shape), torch.tensor(model.config.latents_std).view(shape)
+
+
+@torch.no_grad()
+def encode(model: AutoencoderKLWan, videos: NDArray[np.uint8]) -> Tensor:
+    """Latents the flow model lives in: (mean of the posterior - latents_mean) / latents_std, [N, 32, 3, 4, 4] float32."""
+    mean, std = _affine(model)
+    parts = [model.encode(to_tensor(videos[i : i + PART])).latent_dist.mean for i in range(0, len(videos), PART)]
+    return (torch.cat(parts) - mean) / std
+
+
+@torch.no_grad()
+def decode(model: AutoencoderKLWan, latents: Tensor) -> NDArray[np.uint8]:
+    """Videos of latents, as the pipeline decodes them."""
+    mean, std = _affine(model)
+    return np.concatenate([to_videos(model.decode(part * std + mean).sample) for part in latents.split(PART)])
+
+
+def reconstruct(model: AutoencoderKLWan, videos: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Videos through the autoencoder and back."""
+    return decode(model, encode(model, videos))
+
+
+def strict_of_reconstructions(model: AutoencoderKLWan, n: int, seed: int) -> float:
+    """Share of `n` reconstructed videos of held-out captions that the verifier accepts."""
+    rows = some(captions("heldout"), n, seed)
+    return float(verify.score(reconstruct(model, draw(rows, seed)), rows).mean())
+
+
+def train(folder: Path, steps: int, seed: int) -> Path:
+    """Trains and writes `folder/autoencoder` (diffusers layout, float32 numbers that half precision holds exactly)."""
+    torch.manual_seed(seed)
+    model = autoencoder()
+    with torch.no_grad():
+        model.quant_conv.bias[CHANNELS:] = LOG_VARIANCE
+    videos = draw(some(captions("train"), POOL - FREE, seed), seed)
+    others = np.stack([paint(free(np.random.default_rng((seed, 4, i)))) for i in range(FREE)])
+    pool = np.concatenate([videos, others])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.9, 0.98), weight_decay=1e-4)
+    job = Job(
+        modules=nn.ModuleDict({"autoencoder": model}),
+        optimizers=[optimizer],
+        loss=_loss(model, pool, seed),
+        rate=warm_cosine(steps),
+        steps=steps,
+        watch=lambda _: {"strict": strict_of_reconstructions(model, 200, seed + 1)},
+        watch_every=200,
+    )
+    run(job, folder, "autoencoder", save_seconds=30.0)
+    # What ships is half precision; everything after this stage sees the rounded weights.
+    model.half().float().eval()
+    raw = encode(model, videos[:2000])
+    axes = (0, 2, 3, 4)
+    model.register_to_config(latents_mean=raw.mean(axes).tolist(), latents_std=raw.std(axes).tolist())
+    model.save_pretrained(folder / "autoencoder")
+    return folder / "autoencoder"
