@@ -29,7 +29,7 @@ from flowrl import data
 from flowrl.dist import World
 from flowrl.folder import plain
 from flowrl.heldout import judge as draw
-from flowrl.models import SD3Policy, load_policy
+from flowrl.models import DiffusersPolicy, load_policy
 from flowrl.recipes import shapes
 from flowrl.rewards import make
 from flowrl.rewards.adversarial import references
@@ -75,7 +75,7 @@ def nearest(images: np.ndarray, others: Sequence[np.ndarray]) -> float:
     return float(torch.cdist(a, b).amin(1).mean() / a.shape[1] ** 0.5)
 
 
-def measured(policy: SD3Policy, o: Options, work: Path, name: str) -> dict[str, object]:
+def measured(policy: DiffusersPolicy, o: Options, work: Path, name: str) -> dict[str, object]:
     """Style, alignment and copying of pictures of held-out captions; a few are kept as <name>.png, without trigger below."""
     world, sizes, eye = World(), Sizes(32, 96), judge(work)
     held = data.read(protocol.rows(), "prompt")

@@ -16,7 +16,7 @@ from torch import Tensor
 from flowrl.data import Prompts
 from flowrl.dist import World
 from flowrl.loop import Parts, begin, iterate
-from flowrl.models import SD3Policy
+from flowrl.models import DiffusersPolicy
 from flowrl.recipe import Recipe
 from flowrl.recipes import build, style
 from flowrl.rewards import make
@@ -50,7 +50,7 @@ class Spent(NamedTuple):
     last: dict[str, float]
 
 
-def fine_tuned(arm: Arm, policy: SD3Policy, seconds: float) -> Spent:
+def fine_tuned(arm: Arm, policy: DiffusersPolicy, seconds: float) -> Spent:
     """Plain LoRA fine-tuning: flow matching on the images and their captions, levels sigmoid(N(1, 1.4^2)) as the base's own."""
     pictures = np.stack(references.folder(arm.images))
     x0 = latents(policy.pipe.vae, pictures)
@@ -108,7 +108,7 @@ def recipe(arm: Arm) -> Recipe:
     )
 
 
-def reinforced(arm: Arm, policy: SD3Policy, seconds: float, given: dict[str, tuple[object, float]]) -> Spent:
+def reinforced(arm: Arm, policy: DiffusersPolicy, seconds: float, given: dict[str, tuple[object, float]]) -> Spent:
     """The loop on the style's prompts with these rewards."""
     its = recipe(arm)
     trained, _ = build.prompts(its.data)
@@ -124,29 +124,29 @@ def reinforced(arm: Arm, policy: SD3Policy, seconds: float, given: dict[str, tup
     return Spent(session.iteration, time.process_time() - began, kept)
 
 
-def adversarial(arm: Arm, policy: SD3Policy, seconds: float) -> Spent:
+def adversarial(arm: Arm, policy: DiffusersPolicy, seconds: float) -> Spent:
     reward = make(f"adversarial:{arm.images}?{ADVERSARIAL}")
     return reinforced(arm, policy, seconds, {"adversarial": (reward, 1.0), "caption_clip": (make("caption_clip"), 2.0)})
 
 
-def by_gram(arm: Arm, policy: SD3Policy, seconds: float) -> Spent:
+def by_gram(arm: Arm, policy: DiffusersPolicy, seconds: float) -> Spent:
     network = extractor(layer=0)
     goal = gram(network, list(references.folder(arm.images))).mean(0)
     return reinforced(arm, policy, seconds, {"gram": (Gram(network, goal), 1.0), "caption_clip": (make("caption_clip"), 2.0)})
 
 
-def both(arm: Arm, policy: SD3Policy, seconds: float) -> Spent:
+def both(arm: Arm, policy: DiffusersPolicy, seconds: float) -> Spent:
     """Half the time fine-tuning, half the adversarial reward."""
     first = fine_tuned(replace(arm, rate=1e-3), policy, seconds / 2)
     then = adversarial(arm, policy, seconds - first.seconds)
     return Spent(first.steps + then.steps, first.seconds + then.seconds, then.last)
 
 
-def nothing(arm: Arm, policy: SD3Policy, seconds: float) -> Spent:
+def nothing(arm: Arm, policy: DiffusersPolicy, seconds: float) -> Spent:
     return Spent(0, 0.0, {})
 
 
-ARMS: dict[str, tuple[Callable[[Arm, SD3Policy, float], Spent], str]] = {
+ARMS: dict[str, tuple[Callable[[Arm, DiffusersPolicy, float], Spent], str]] = {
     "untrained": (nothing, "the embedded model"),
     "sft": (fine_tuned, "plain LoRA fine-tuning"),
     "adversarial": (adversarial, "adversarial reward + CLIP"),

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
-    from flowrl.models import SD3Policy
+    from flowrl.models import DiffusersPolicy
 
 Draw = Callable[[str, Mapping[str, Any], int], "Image"]
 """draw(prompt, metadata, seed) -> an image."""
@@ -66,7 +66,7 @@ def kept(draw: Draw, choice: Choice, prompt: str, metadata: Mapping[str, Any], s
                         "score": None if found.index is None else scores[found.index], "scores": scores}  # fmt: skip
 
 
-def steered(policy: SD3Policy, choice: Choice, steps: int) -> Draw:
+def steered(policy: DiffusersPolicy, choice: Choice, steps: int) -> Draw:
     """Images by SVDD with choice.svdd candidates, at the policy's own guidance."""
     from PIL.Image import fromarray
 
@@ -90,7 +90,7 @@ def steered(policy: SD3Policy, choice: Choice, steps: int) -> Draw:
     return draw
 
 
-def policy(model: str, lora: Path | None, guidance: float, device: str, tokens: int) -> SD3Policy:
+def policy(model: str, lora: Path | None, guidance: float, device: str, tokens: int) -> DiffusersPolicy:
     """A model with its adapter as flowrl samples it.
 
     Raises: ValueError for a family that flowrl has no adapter for; only plain images and best of n need none.

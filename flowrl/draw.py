@@ -48,7 +48,7 @@ class Drawn(Walk):
 def walking(
     policy: Policy,
     plan: Plan,
-    prompts: Sequence[str],
+    prompts: Prompts,
     slots: Tensor,
     blocks: Sequence[Block],
     sizes: Sizes,
@@ -68,16 +68,17 @@ def walking(
     """
     index = [i for i, b in enumerate(blocks) if b.owner == world.rank]
     touched = sorted({int(p) for i in index for p in blocks[i].units[:, 0]})
-    cond = policy.encode([prompts[p] for p in touched] or [prompts[0]], guidance)
+    own = prompts.take(touched or [0])
+    cond = policy.encode(own.text, guidance, own.images)
     local = torch.tensor(touched, dtype=torch.long)
     if not index:
         yield Walk(None, local, cond, index), local
         return
     place = {p: i for i, p in enumerate(touched)}
-    own = [torch.stack([torch.tensor([place[int(p)] for p in blocks[i].units[:, 0]]), blocks[i].units[:, 1]], 1) for i in index]
+    mine = [torch.stack([torch.tensor([place[int(p)] for p in blocks[i].units[:, 0]]), blocks[i].units[:, 1]], 1) for i in index]
     shape = policy.latent_shape()
     where = {slot: i for i, slot in enumerate(slots[local].tolist())}
-    ends = {p: i for i, block in enumerate(own) for p in block[:, 0].tolist()}
+    ends = {p: i for i, block in enumerate(mine) for p in block[:, 0].tolist()}
     last = torch.tensor([ends[p] for p in range(len(touched))])
 
     def predict(x: Tensor, sigma: Tensor, slot: Tensor) -> Tensor:
@@ -92,7 +93,7 @@ def walking(
         lambda slot, node: source.normal(shape, slot, node, purpose),
         solver=solver,
         path=policy.path,
-        blocks=own,
+        blocks=mine,
         slice=sizes.slice,
         lane=policy.lane,
         device=world.device,
@@ -101,19 +102,20 @@ def walking(
         yield Walk(ro, local, cond, index), (last == done - 1).nonzero().flatten()
 
 
-def images(policy: Policy, ro: Rollout, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Decoded leaves of the prompts `rows` [p]: uint8 pixels [p, L, H, W, 3] on the CPU and which were walked, bool [p, L]."""
+def images(policy: Policy, ro: Rollout, cond: Cond, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Decoded leaves of the prompts `rows` [p]: uint8 pixels [p, L, (T,) H, W, 3] on the CPU and which were walked, bool [p, L]."""
     owned = ro.owned[rows][:, ro.plan.leaves]
     x0 = ro.states(ro.plan.leaves)[rows.to(ro.x.device)]
-    decoded = policy.decode(x0[owned.to(x0.device)].float()).cpu()
+    of = rows[owned.nonzero()[:, 0]]
+    decoded = policy.decode(x0[owned.to(x0.device)].float(), cond.take(of)).cpu()
     pixels = torch.zeros(*owned.shape, *decoded.shape[1:], dtype=torch.uint8)
     pixels[owned] = decoded
     return pixels, owned
 
 
-def shown(policy: Policy, ro: Rollout, rows: Tensor, own: Prompts) -> Samples:
+def shown(policy: Policy, ro: Rollout, cond: Cond, rows: Tensor, own: Prompts) -> Samples:
     """The decoded leaves of some of a rollout's prompts. own: what these prompts are."""
-    pixels, owned = images(policy, ro, rows)
+    pixels, owned = images(policy, ro, cond, rows)
     return Samples(pixels, own.text, own.metadata, owned, ro.plan.rivals, references(own))
 
 
@@ -154,12 +156,12 @@ def draw(
     due, seconds = torch.zeros(0, dtype=torch.long), {"rollout": 0.0, "decode": 0.0}
     with world.together():
         clock = time.perf_counter()
-        under_way = walking(policy, plan, prompts.text, slots, blocks, sizes, source, world, purpose, witness, guidance, solver)
+        under_way = walking(policy, plan, prompts, slots, blocks, sizes, source, world, purpose, witness, guidance, solver)
         for it, rows in under_way:
             walked = time.perf_counter()
             due = torch.cat([due, rows]).sort().values
             if it.rollout is not None and len(due) and (early is not None or len(due) == len(it.local)):
-                chunks.append((due, shown(policy, it.rollout, due, prompts.take(it.local[due]))))
+                chunks.append((due, shown(policy, it.rollout, it.cond, due, prompts.take(it.local[due]))))
                 if early is not None:
                     early.put(*chunks[-1])
                 due = due[:0]

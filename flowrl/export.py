@@ -8,24 +8,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import mkdtemp
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from flowrl.models.lora import ADAPTER, float32
 from flowrl.models.noise_head import load_head, save_head
-from flowrl.models.sd3 import SD3Policy
+from flowrl.models.policy import DiffusersPolicy
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
 """The name diffusers' load_lora_weights looks for in a folder."""
 
 
-def save(policy: SD3Policy, folder: str | Path) -> Path:
+def save(policy: DiffusersPolicy, folder: str | Path) -> Path:
     """The adapter, or at lora.rank 0 the whole transformer. Call it on one process."""
     return save_lora(policy, folder) if policy.spec.lora.rank else save_transformer(policy, folder)
 
 
-def save_lora(policy: SD3Policy, folder: str | Path) -> Path:
+def save_lora(policy: DiffusersPolicy, folder: str | Path) -> Path:
     """`pipe.load_lora_weights(folder)` then draws this policy's images: float32 weights, with rank, alpha and targets as metadata.
 
     The folder appears whole or not at all; one that is there is replaced.
@@ -38,7 +39,7 @@ def save_lora(policy: SD3Policy, folder: str | Path) -> Path:
 
     if not policy.spec.lora.rank:
         raise ValueError("lora.rank is 0: there is no adapter to save; use save_transformer")
-    network = policy.pipe.transformer
+    network: Any = policy.pipe.transformer
     weights = get_peft_model_state_dict(network, adapter_name=ADAPTER)
     layers: dict[str, nn.Module | Tensor] = {name: p.detach().cpu().contiguous() for name, p in weights.items()}
     with _replacing(Path(folder)) as place:
@@ -50,7 +51,7 @@ def save_lora(policy: SD3Policy, folder: str | Path) -> Path:
     return Path(folder)
 
 
-def save_transformer(policy: SD3Policy, folder: str | Path) -> Path:
+def save_transformer(policy: DiffusersPolicy, folder: str | Path) -> Path:
     """The transformer in diffusers format: `SD3Transformer2DModel.from_pretrained(folder)`, to be put in the base pipeline's place.
 
     Raises: ValueError where the network carries an adapter.
@@ -64,7 +65,7 @@ def save_transformer(policy: SD3Policy, folder: str | Path) -> Path:
     return Path(folder)
 
 
-def load_lora(policy: SD3Policy, folder: str | Path) -> None:
+def load_lora(policy: DiffusersPolicy, folder: str | Path) -> None:
     """Put a saved adapter in the place of the policy's, bit for bit; rank, alpha and targets come from the file.
 
     The adapter's parameters are new objects: load before the optimizer is built. To sample, `pipe.load_lora_weights(folder)`

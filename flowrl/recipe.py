@@ -20,26 +20,48 @@ class MethodSpec:
 
 @dataclass(frozen=True, config=STRICT)
 class LoraSpec:
-    """rank 0 trains the whole network. targets None: the family's attention projections."""
+    """rank 0 trains the whole network. targets None: the family's attention projections, with feed_forward also its feed-forward
+    layers.  start: an adapter file or folder to go on from, whose rank, alpha and targets then count."""
 
     rank: int = Field(default=32, ge=0)
     alpha: float = Field(default=64.0, gt=0)
     targets: tuple[str, ...] | None = None
+    feed_forward: bool = False
+    start: str | None = None
 
 
 @dataclass(frozen=True, config=STRICT)
 class PolicySpec:
-    """model: a folder in diffusers format, a hub name, or "shapes" (embedded). guidance <= 1: no classifier-free guidance.
+    """model: a folder in diffusers format, a hub name, a single-file checkpoint, or "shapes" (embedded).
+    revision, variant: of a hub model.  config: where a single file's components are described (a folder or hub name).
+    guidance: the pipeline's guidance_scale (None: the family's own; 1 or less is none where two predictions are combined).
+    true_guidance: the factor between two predictions where the network is told `guidance` (FLUX.1, HunyuanVideo).
+    guidance_2: of the expert for low noise (Wan 2.2).  guidance_rescale: towards the text's own standard deviation.
+    guidance_interval: the levels sigma at which two predictions are combined.
+    height, width, frames, max_sequence_length None: the family's own.
+    quantize: the frozen base in 4 or 8 bits (QLoRA).  offload: parts that wait on the CPU until they work.
+    attention: a diffusers attention backend, for rollout and training alike (None: as the model was loaded).
     noise_head: train a head for learned noise (method flow_noise) along."""
 
     model: str = "shapes"
+    revision: str | None = None
+    variant: str | None = None
+    config: str | None = None
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    quantize: Literal["nf4", "int8"] | None = None
+    offload: tuple[Literal["encoders", "vae"], ...] = ()
+    attention: str | None = None
     steps: int = Field(default=10, ge=1)
-    guidance: float = Field(default=1.0, ge=0)
+    guidance: float | None = Field(default=None, ge=0)
+    true_guidance: float = Field(default=1.0, ge=0)
+    guidance_2: float | None = Field(default=None, ge=0)
+    guidance_rescale: float = Field(default=0.0, ge=0, le=1)
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
     negative: str = ""
     height: int | None = Field(default=None, gt=0)
     width: int | None = Field(default=None, gt=0)
-    max_sequence_length: int = Field(default=256, gt=0)
+    frames: int | None = Field(default=None, gt=0)
+    max_sequence_length: int | None = Field(default=None, gt=0)
     checkpointing: bool = False
     noise_head: bool = False
     lora: LoraSpec = Field(default_factory=LoraSpec)

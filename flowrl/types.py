@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from pathlib import Path as FilePath
 from typing import Any, Literal, Protocol
 
 from torch import Tensor, nn
@@ -59,7 +60,14 @@ class Policy(Protocol):
     path: Path
     network: nn.Module
 
-    def encode(self, prompts: Sequence[str], guidance: float | None = None) -> Cond: ...
+    def encode(
+        self,
+        prompts: Sequence[str],
+        guidance: float | None = None,
+        images: Sequence[FilePath | None] | None = None,
+    ) -> Cond:
+        """images: the file each prompt comes with, for policies that are shown one (a first frame, what is to be edited)."""
+        ...
 
     def predict(self, x: Tensor, sigma: Tensor, cond: Cond) -> Tensor | tuple[Tensor, Tensor]:
         """u [N, *d] float32, or (u, raw) with a head for learned noise."""
@@ -69,12 +77,13 @@ class Policy(Protocol):
 
     def latent_shape(self) -> tuple[int, ...]: ...
 
-    def decode(self, x0: Tensor) -> Tensor:
-        """uint8 [N, H, W, 3]: `images`, rounded."""
+    def decode(self, x0: Tensor, cond: Cond | None = None) -> Tensor:
+        """uint8 [N, H, W, 3], or [N, T, H, W, 3]: `images`, rounded."""
         ...
 
-    def images(self, x0: Tensor) -> Tensor:
-        """float32 [N, H, W, 3] in [0, 1], with a graph where x0 has one."""
+    def images(self, x0: Tensor, cond: Cond | None = None) -> Tensor:
+        """float32 [N, H, W, 3] in [0, 1] (videos: [N, T, H, W, 3]), with a graph where x0 has one. cond: of the same rows, for
+        policies whose states are only a part of what is decoded."""
         ...
 
     def decode_rows(self) -> int:
@@ -90,7 +99,7 @@ class Policy(Protocol):
         """True where an adapter is trained, so that `reference()` can switch it off."""
         ...
 
-    def free_encoders(self, prompts: Sequence[str] = ()) -> None: ...
+    def free_encoders(self, prompts: Sequence[str] = (), images: Sequence[FilePath | None] | None = None) -> None: ...
 
     def rows_that_fit(self) -> int:
         """Rows of one training call that memory allows, by estimate."""

@@ -17,7 +17,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from flowrl.kernels import log_ratio, step
-from flowrl.models import Cond, SD3Policy, load_policy
+from flowrl.models import Cond, DiffusersPolicy, load_policy
 from flowrl.recipe import LoraSpec, PolicySpec
 from flowrl.samplers import laws, log_prob
 
@@ -56,7 +56,7 @@ def fake(module: nn.Module, device: str) -> None:
                 part._buffers[name] = torch.empty(b.shape, dtype=b.dtype, device=device)
 
 
-def on(device: str, folder: Path, dtype: str) -> SD3Policy:
+def on(device: str, folder: Path, dtype: str) -> DiffusersPolicy:
     """A policy with fake weights on a device; call it inside a FakeTensorMode."""
     with unset_fake_temporarily():
         p = load_policy(PolicySpec(model=str(folder), dtype=dtype, guidance=4.5, max_sequence_length=8, lora=LoraSpec(rank=4)))
@@ -69,7 +69,7 @@ def on(device: str, folder: Path, dtype: str) -> SD3Policy:
 Predict = Callable[[Tensor, Tensor, Cond], Tensor]
 
 
-def loss(p: SD3Policy, device: str, predict: Predict | None = None) -> Tensor:
+def loss(p: DiffusersPolicy, device: str, predict: Predict | None = None) -> Tensor:
     """Rollout step, density, replay, clipped ratio: what a training slice does."""
     predict = predict or p.predict
     cond = p.encode(PROMPTS).take(torch.tensor([0, 1, 1], device=device))
@@ -121,18 +121,18 @@ def test_levels_and_slots_may_come_from_the_host(folder: Path) -> None:
         assert p.predict(x, torch.tensor([0.5, 0.4]), p.encode(PROMPTS).take(torch.tensor([1, 0]))).device.type == "cuda"
 
 
-def host_tensor(p: SD3Policy) -> Predict:
+def host_tensor(p: DiffusersPolicy) -> Predict:
     return lambda x, sigma, cond: p.predict(x, sigma, cond) + torch.ones(3, 1, 1, 1)
 
 
-def host_time(p: SD3Policy) -> Predict:
+def host_time(p: DiffusersPolicy) -> Predict:
     p.network.time_text_embed.register_forward_pre_hook(lambda module, args: (args[0].new_zeros(3, device="cpu"), args[1]))
     return p.predict
 
 
 @pytest.mark.parametrize("device", ["cuda", *BACKWARD])
 @pytest.mark.parametrize("plant", [host_tensor, host_time])
-def test_a_planted_host_tensor_raises(folder: Path, plant: Callable[[SD3Policy], Predict], device: str) -> None:
+def test_a_planted_host_tensor_raises(folder: Path, plant: Callable[[DiffusersPolicy], Predict], device: str) -> None:
     with FakeTensorMode():
         p = on(device, folder, "bfloat16")
         predict = plant(p)

@@ -335,7 +335,7 @@ def test_out_of_memory_halves_the_rows_and_changes_nothing_else() -> None:
     of, tight = parts("draft"), parts("draft")
     images = tight.policy.images
 
-    def small(x0: Tensor) -> Tensor:
+    def small(x0: Tensor, cond: object = None) -> Tensor:
         if len(x0) > 2:
             raise torch.OutOfMemoryError("injected")
         return images(x0)

@@ -13,7 +13,7 @@ from safetensors import safe_open
 from tiny import PROMPTS, excite, run_plain, save_sd3
 
 from flowrl import export
-from flowrl.models import SD3Policy, load_policy
+from flowrl.models import DiffusersPolicy, load_policy
 from flowrl.recipe import LoraSpec, PolicySpec
 from flowrl.samplers import chains, laws, rollout
 
@@ -29,13 +29,13 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_sd3(folder / "model").parent
 
 
-def policy(base: Path, **lora: object) -> SD3Policy:
+def policy(base: Path, **lora: object) -> DiffusersPolicy:
     spec = LoraSpec(**{"rank": RANK, "alpha": ALPHA, **lora})
     return load_policy(PolicySpec(model=str(base / "model"), dtype="float32", guidance=4.5, max_sequence_length=TOKENS, lora=spec))
 
 
 @torch.no_grad()
-def images(p: SD3Policy, base: Path) -> np.ndarray:
+def images(p: DiffusersPolicy, base: Path) -> np.ndarray:
     start, cond = torch.from_numpy(np.load(base / "start.npy")), p.encode(PROMPTS)
     plan = chains(p.sigmas(STEPS), laws.ode(), (), 1)
     made = rollout(

@@ -48,7 +48,7 @@ def test_a_head_leaves_the_mean_alone() -> None:
 
 
 def test_the_rollout_draws_with_the_heads_std_and_scores_with_it() -> None:
-    head, source, shape = excited(NoiseHead(2, 8)), Source(0, 0), (2, 3)
+    head, source, shape = excited(NoiseHead(2, width=8)), Source(0, 0), (2, 3)
     plan = chains(schedules.linear_shift(4), LAW, [0, 1], 2)
 
     def predict(x: Tensor, sigma: Tensor, slot: Tensor) -> tuple[Tensor, Tensor]:

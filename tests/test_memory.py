@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 import flowrl.loop
 from flowrl.loop import begin, iterate
-from flowrl.models import SD3Policy
+from flowrl.models import DiffusersPolicy
 from flowrl.recipe import SizesSpec
 from flowrl.recipes.run import train
 from flowrl.samplers import chains, laws, schedules, units
@@ -171,14 +171,14 @@ def test_a_single_row_that_does_not_fit_is_a_sentence(spec: Any) -> None:
 
 
 def test_out_of_memory_in_the_held_out_evaluation_shrinks_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    predict = SD3Policy.predict
+    predict = DiffusersPolicy.predict
 
     def small(self: Any, x: torch.Tensor, sigma: torch.Tensor, cond: Any) -> torch.Tensor:
         if len(x) > 2:
             raise torch.OutOfMemoryError("injected")
         return predict(self, x, sigma, cond)
 
-    monkeypatch.setattr(SD3Policy, "predict", small)
+    monkeypatch.setattr(DiffusersPolicy, "predict", small)
     result = train(tinyrun.recipe(tmp_path / "run", {"run.iterations": 1}))
     assert result.after is not None and tinyrun.final(tmp_path / "run")[1]["sizes"] == [1, 2]
 

@@ -16,7 +16,7 @@ from flowrl import methods
 from flowrl.data import Prompts
 from flowrl.dist import World
 from flowrl.loop import Parts, Session, begin, iterate
-from flowrl.models import SD3Policy, load_policy
+from flowrl.models import DiffusersPolicy, load_policy
 from flowrl.recipe import LoraSpec, OptimSpec, PolicySpec, Recipe, SizesSpec
 from flowrl.recipes import build, named
 from flowrl.rewards import make
@@ -29,7 +29,7 @@ GROUP = 4
 
 
 @cache
-def model(noisy: bool) -> tuple[SD3Policy, list[Tensor]]:
+def model(noisy: bool) -> tuple[DiffusersPolicy, list[Tensor]]:
     """Loaded once, so that its texts are encoded once; with the adapter's first weights."""
     spec = PolicySpec(dtype="float32", steps=6, max_sequence_length=16, noise_head=noisy, lora=LoraSpec(rank=4, alpha=8.0))
     policy = load_policy(spec, "cpu")

@@ -11,8 +11,8 @@ import torch
 from tiny import PROMPTS, excite, save_sd3, sd3_pipeline
 from torch import Tensor
 
-from flowrl.models import FAMILIES, SD3Policy, load_policy
-from flowrl.models.prompts import PromptStore
+from flowrl.models import FAMILIES, DiffusersPolicy, load_policy
+from flowrl.models.prompts import Asked, PromptStore, asked
 from flowrl.recipe import LoraSpec, PolicySpec
 
 TOKENS = 8
@@ -23,7 +23,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_sd3(tmp_path_factory.mktemp("models") / "model")
 
 
-def policy(folder: Path, seed: int = 0, **spec: object) -> SD3Policy:
+def policy(folder: Path, seed: int = 0, **spec: object) -> DiffusersPolicy:
     return load_policy(
         PolicySpec(
             **{
@@ -39,7 +39,7 @@ def policy(folder: Path, seed: int = 0, **spec: object) -> SD3Policy:
     )
 
 
-def batch(p: SD3Policy, rows: int = 3) -> tuple[Tensor, Tensor]:
+def batch(p: DiffusersPolicy, rows: int = 3) -> tuple[Tensor, Tensor]:
     draw = torch.Generator().manual_seed(5)
     return torch.randn(rows, *p.latent_shape(), generator=draw), torch.rand(rows, generator=draw)
 
@@ -156,7 +156,7 @@ def test_own_targets_and_full_fine_tuning(folder: Path) -> None:
 
 
 @pytest.fixture
-def encodings(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[SD3Policy, list[str]]]:
+def encodings(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[DiffusersPolicy, list[str]]]:
     p = policy(folder)
     seen: list[str] = []
     right = p.pipe.encode_prompt
@@ -164,29 +164,30 @@ def encodings(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[S
     yield p, seen
 
 
-def test_each_distinct_prompt_is_encoded_once(encodings: tuple[SD3Policy, list[str]]) -> None:
+def test_each_distinct_prompt_is_encoded_once(encodings: tuple[DiffusersPolicy, list[str]]) -> None:
     p, seen = encodings
     cond = p.encode([PROMPTS[0], PROMPTS[1], PROMPTS[0]])
     p.encode(PROMPTS)
     assert sorted(seen) == sorted(["", *PROMPTS])
-    assert torch.equal(cond.embeds[0], cond.embeds[2])
-    assert cond.negative_embeds is not None
-    assert len(cond.negative_embeds) == 1
-    assert torch.equal(cond.take(torch.tensor([1, 1])).pooled, cond.pooled[[1, 1]])
+    assert cond.rows[0] is cond.rows[2]
+    assert cond.negatives is not None
+    assert cond.negatives[0] is cond.negatives[1]
+    taken, pooled = cond.take(torch.tensor([1, 1])).batch(), cond.batch()["pooled_projections"]
+    assert torch.equal(taken["pooled_projections"], pooled[[1, 1]])
 
 
 def test_an_encoding_does_not_depend_on_its_company(folder: Path) -> None:
     alone, together = policy(folder).encode([PROMPTS[1]]), policy(folder).encode(PROMPTS)
-    assert torch.equal(alone.embeds[0], together.embeds[1])
-    assert torch.equal(alone.pooled[0], together.pooled[1])
+    assert all(torch.equal(part, together.rows[1][name]) for name, part in alone.rows[0].items())
 
 
-def test_free_encoders_keeps_what_was_encoded_and_refuses_the_rest(encodings: tuple[SD3Policy, list[str]]) -> None:
+def test_free_encoders_keeps_what_was_encoded_and_refuses_the_rest(encodings: tuple[DiffusersPolicy, list[str]]) -> None:
     p, seen = encodings
     before = p.encode([PROMPTS[0]])
     p.free_encoders([PROMPTS[1]])
     assert p.pipe.text_encoder is p.pipe.text_encoder_2 is None
-    assert torch.equal(p.encode(PROMPTS).embeds[0], before.embeds[0])
+    again = p.encode(PROMPTS).rows[0]
+    assert all(torch.equal(part, again[name]) for name, part in before.rows[0].items())
     assert sorted(seen) == sorted(["", *PROMPTS])
     with pytest.raises(ValueError, match="'a green circle' was not encoded before free_encoders"):
         p.encode(["a green circle"])
@@ -201,20 +202,20 @@ def test_free_encoders_encodes_the_negative_prompt_too(folder: Path) -> None:
 def test_the_store_forgets_the_oldest_above_its_limit_but_not_once_closed() -> None:
     made: list[str] = []
 
-    def encode(text: str) -> tuple[Tensor, Tensor]:
-        made.append(text)
-        return torch.zeros(4), torch.zeros(4)
+    def encode(wanted: Asked) -> dict[str, Tensor]:
+        made.append(wanted[0])
+        return {"one": torch.zeros(4), "two": torch.zeros(4)}
 
     store = PromptStore(encode, limit=3 * 32)
-    store("abc")
-    store("a")
-    store("d")  # b, the oldest, goes
-    store("acd")
+    store(asked("abc"))
+    store(asked("a"))
+    store(asked("d"))  # b, the oldest, goes
+    store(asked("acd"))
     assert made == list("abcd")
-    store("b")
+    store(asked("b"))
     assert made == list("abcdb")
-    store.close("efgh")
-    assert len(store("bdefgh")[0]) == 6
+    store.close(asked("efgh"))
+    assert len(store(asked("bdefgh"))) == 6
 
 
 def test_decoding_in_pieces_gives_the_same_pixels(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,8 +224,8 @@ def test_decoding_in_pieces_gives_the_same_pixels(folder: Path, monkeypatch: pyt
     whole = p.decode(x0)
     sizes: list[int] = []
     right = p.images
-    monkeypatch.setattr(p, "images", lambda x: (sizes.append(len(x)), right(x))[1])
-    monkeypatch.setattr("flowrl.models.sd3.DECODE_PIXELS", 2 * 32 * 32)
+    monkeypatch.setattr(p, "images", lambda x, cond: (sizes.append(len(x)), right(x, cond))[1])
+    monkeypatch.setattr("flowrl.models.policy.DECODE_PIXELS", 2 * 32 * 32)
     assert (p.decode(x0).int() - whole.int()).abs().max() <= 1
     assert sizes == [2, 2, 1]
     assert (whole.shape, whole.dtype) == ((5, 32, 32, 3), torch.uint8)
@@ -259,7 +260,7 @@ WRONG = {
         "'attn.to_w' names no linear layer of SD3Transformer2DModel; nearest: .*attn.to_q",
     ),
     "target of another kind": ({"lora": LoraSpec(targets=("attn",))}, "'attn' names no linear layer"),
-    "height": ({"height": 36}, "height 36: give a multiple of 8, at most 96"),
+    "height": ({"height": 36}, "height 36: give a multiple of 8, at most 96, such as 32 or 40"),
     "width": ({"width": 104}, "width 104: give a multiple of 8, at most 96"),
     "tokens": ({"max_sequence_length": 513}, "max_sequence_length 513: this family takes at most 512"),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import torch
 from tiny import PROMPTS, run_plain, save_sd3
 
-from flowrl.models import Cond, SD3Policy, embedded, load_policy
+from flowrl.models import Cond, DiffusersPolicy, embedded, load_policy
 from flowrl.recipe import LoraSpec, PolicySpec
 from flowrl.samplers import chains, laws, rollout
 
@@ -67,7 +68,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def policy(world: Path, case: str, tokens: int = TOKENS) -> SD3Policy:
+def policy(world: Path, case: str, tokens: int = TOKENS) -> DiffusersPolicy:
     model, guidance, negative = CASES[case]
     return load_policy(
         PolicySpec(
@@ -81,7 +82,7 @@ def policy(world: Path, case: str, tokens: int = TOKENS) -> SD3Policy:
     )
 
 
-def final(p: SD3Policy, start: torch.Tensor, cond: Cond) -> torch.Tensor:
+def final(p: DiffusersPolicy, start: torch.Tensor, cond: Cond) -> torch.Tensor:
     """Last latents of the deterministic Euler chain."""
     plan = chains(p.sigmas(STEPS), laws.ode(), (), 1)
     made = rollout(
@@ -95,7 +96,7 @@ def final(p: SD3Policy, start: torch.Tensor, cond: Cond) -> torch.Tensor:
     return made.states(plan.leaves)[:, 0]
 
 
-def distance(p: SD3Policy, world: Path, case: str) -> float:
+def distance(p: DiffusersPolicy, world: Path, case: str) -> float:
     """Largest difference of an image value between ours and the pipeline's."""
     x0 = final(p, torch.from_numpy(np.load(world / f"{case}.start.npy")), p.encode(PROMPTS))
     with torch.no_grad():
@@ -126,21 +127,20 @@ def test_decode_equals_the_pipelines_bytes(world: Path) -> None:
 
 
 class SwappedCond(Cond):
-    def doubled(self) -> tuple[torch.Tensor, torch.Tensor]:
-        embeds, pooled = super().doubled()
-        return torch.cat(embeds.chunk(2)[::-1]), torch.cat(pooled.chunk(2)[::-1])
+    def doubled(self) -> dict[str, torch.Tensor]:
+        return {name: torch.cat(part.chunk(2)[::-1]) for name, part in super().doubled().items()}
 
 
-def wrong_sign(p: SD3Policy) -> None:
+def wrong_sign(p: DiffusersPolicy) -> None:
     right = p.predict
     p.predict = lambda x, sigma, cond: -right(x, sigma, cond)
 
 
-def wrong_shift(p: SD3Policy) -> None:
+def wrong_shift(p: DiffusersPolicy) -> None:
     p.pipe.scheduler.set_shift(2.5)
 
 
-def single_shift(p: SD3Policy) -> None:
+def single_shift(p: DiffusersPolicy) -> None:
     right = p.sigmas
 
     def shifted_once(steps: int) -> torch.Tensor:
@@ -151,35 +151,40 @@ def single_shift(p: SD3Policy) -> None:
     p.sigmas = shifted_once
 
 
-def swapped_halves(p: SD3Policy) -> None:
+def swapped_halves(p: DiffusersPolicy) -> None:
     right = p.encode
     p.encode = lambda prompts: SwappedCond(**vars(right(prompts)))
 
 
-def dropped_vae_shift(p: SD3Policy) -> None:
+def dropped_vae_shift(p: DiffusersPolicy) -> None:
     p.pipe.vae.register_to_config(shift_factor=0.0)
 
 
-def dropped_vae_scale(p: SD3Policy) -> None:
+def dropped_vae_scale(p: DiffusersPolicy) -> None:
     p.pipe.vae.register_to_config(scaling_factor=1.0)
 
 
-def time_in_unit_interval(p: SD3Policy) -> None:
+def time_in_unit_interval(p: DiffusersPolicy) -> None:
     right = p.predict
     p.predict = lambda x, sigma, cond: right(x, sigma / 1000, cond)
 
 
-def zero_based_guidance(p: SD3Policy) -> None:
+def zero_based_guidance(p: DiffusersPolicy) -> None:
     right = p.encode
     p.encode = lambda prompts: right(prompts, guidance=5.5)
 
 
-def another_negative(p: SD3Policy) -> None:
+def another_negative(p: DiffusersPolicy) -> None:
     right = p.encode
-    p.encode = lambda prompts: Cond(**{**vars(right(prompts)), "negative_pooled": right(["a blue square"]).pooled})
+
+    def encode(prompts: list[str]) -> Cond:
+        cond, other = right(prompts), right(["a blue square"]).rows[0]["pooled_projections"]
+        return replace(cond, negatives=tuple({**n, "pooled_projections": other} for n in cond.negatives or ()))
+
+    p.encode = encode
 
 
-FAULTS: list[Callable[[SD3Policy], None]] = [
+FAULTS: list[Callable[[DiffusersPolicy], None]] = [
     wrong_sign,
     wrong_shift,
     single_shift,
@@ -193,7 +198,7 @@ FAULTS: list[Callable[[SD3Policy], None]] = [
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_planted_fault_is_seen(world: Path, fault: Callable[[SD3Policy], None]) -> None:
+def test_a_planted_fault_is_seen(world: Path, fault: Callable[[DiffusersPolicy], None]) -> None:
     p = policy(world, "guided")
     fault(p)
     assert distance(p, world, "guided") > 1e-3

@@ -207,7 +207,7 @@ def child(job: dict[str, Any]) -> None:
 
     import flowrl.loop
     from flowrl import checkpoint
-    from flowrl.models import SD3Policy
+    from flowrl.models import DiffusersPolicy
     from flowrl.recipes.run import train
 
     torch.set_num_threads(1)
@@ -234,20 +234,20 @@ def child(job: dict[str, Any]) -> None:
 
         flowrl.loop.collect = kept
     if fault.startswith("oom") and rank == int(fault[-1]):
-        predict = SD3Policy.predict
+        predict = DiffusersPolicy.predict
 
         def small(self: Any, x: torch.Tensor, sigma: torch.Tensor, cond: Any) -> torch.Tensor:
             if len(x) > 1 and torch.is_grad_enabled() == fault.startswith("oom-train"):
                 raise torch.OutOfMemoryError("injected")
             return predict(self, x, sigma, cond)
 
-        SD3Policy.predict = small
+        DiffusersPolicy.predict = small
     if fault.startswith("predict") and rank == int(fault[-1]):
 
         def broken(self: Any, x: torch.Tensor, sigma: torch.Tensor, cond: Any) -> torch.Tensor:
             raise ArithmeticError("predict broke on purpose")
 
-        SD3Policy.predict = broken
+        DiffusersPolicy.predict = broken
     rewards = None if not fault.startswith("reward") else {"odd": odd(fault, rank)}
     told: dict[str, Any] = {"error": None}
     try:

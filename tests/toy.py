@@ -65,9 +65,9 @@ class Policy:
                 nn.init.zeros_(self.network[4].bias)
         self.dtype = dtype
         self.calls = 0
-        self.head = NoiseHead(2, 8, seed) if noisy else None
+        self.head = NoiseHead(2, width=8, seed=seed) if noisy else None
 
-    def encode(self, prompts: Sequence[str], guidance: float | None = None) -> Directions:
+    def encode(self, prompts: Sequence[str], guidance: float | None = None, images: object = None) -> Directions:
         angles = torch.tensor([METADATA[PROMPTS.index(p)]["angle"] for p in prompts])
         return Directions(torch.stack([angles.cos(), angles.sin()], 1))
 
@@ -84,10 +84,10 @@ class Policy:
     def latent_shape(self) -> tuple[int, ...]:
         return (2,)
 
-    def decode(self, x0: Tensor) -> Tensor:
+    def decode(self, x0: Tensor, cond: object = None) -> Tensor:
         return (self.images(x0) * 255).round().to(torch.uint8)
 
-    def images(self, x0: Tensor) -> Tensor:
+    def images(self, x0: Tensor, cond: object = None) -> Tensor:
         pixels = ((128 + SCALE * x0) / 255).clamp(0, 1)
         return torch.cat([pixels, torch.zeros_like(pixels[:, :1])], 1)[:, None, None]
 

@@ -88,7 +88,7 @@ def iterate(parts: Parts[Direct], session: Session) -> dict[str, float]:
     started = time.perf_counter()
     it, method, world = session.iteration, parts.method, parts.world
     prompts, rewards = parts.prompts.take(choose(parts, it, session.states["selection"]).index), smooth(parts)
-    cond = parts.policy.encode(prompts.text)
+    cond = parts.policy.encode(prompts.text, images=prompts.images)
     rate = warmed(session, parts.recipe.optim)
     answers: list[Answer] = []
     norms: list[float] = []
@@ -143,7 +143,7 @@ def _backward(
     )
     taken, out = prompts.take([p for p, _ in units]), list[Answer]()
     for view in method.scheme.views(rows):
-        values, valid, loss, gradient = _valued(policy, method, view, taken, rewards)
+        values, valid, loss, gradient = _valued(policy, method, view, mine, taken, rewards)
         drift = torch.zeros(len(units)) if view.drift is None else view.drift
         known = valid.to(drift.device)
         heads, seeds = [view.x0], [gradient / count]
@@ -163,7 +163,7 @@ def _frozen(ask: Ask, weights: Weights) -> Ask:
 
 
 def _valued(
-    policy: Policy, method: Direct, view: View, prompts: Prompts, rewards: Smooth
+    policy: Policy, method: Direct, view: View, cond: Cond, prompts: Prompts, rewards: Smooth
 ) -> tuple[dict[str, Tensor], Tensor, float, Tensor]:
     """Values of every reward, which rows could be scored, the sum of their losses, and d loss / d x0.
 
@@ -173,7 +173,7 @@ def _valued(
     for rows in torch.arange(len(view.x0)).split(max(1, policy.decode_rows() // 4)):
         at = rows.to(view.x0.device)
         x0 = view.x0.detach()[at].requires_grad_()
-        whole, values = _relative(policy.images(x0), view, rows, prompts, rewards)
+        whole, values = _relative(policy.images(x0, cond.take(at)), view, rows, prompts, rewards)
         good = whole.isfinite()
         each = torch.where(good, method.loss(whole), 0) * view.share
         (found,) = torch.autograd.grad(each.sum(), x0)

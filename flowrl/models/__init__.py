@@ -6,24 +6,28 @@ import json
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
 from flowrl.recipe import PolicySpec
 
+from .family import Family
+from .policy import DiffusersPolicy
 from .prompts import Cond
-from .sd3 import SD3Policy
+from .sd3 import SD3
+from .wan import Wan
 
 if TYPE_CHECKING:
     from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
-__all__ = ["FAMILIES", "Cond", "SD3Policy", "embedded", "load_policy"]
+__all__ = ["FAMILIES", "Cond", "DiffusersPolicy", "Family", "embedded", "load_policy"]
 
-FAMILIES: dict[str, Callable[..., SD3Policy]] = {
-    "StableDiffusion3Pipeline": SD3Policy,  # SD3, SD3.5, and the embedded "shapes"
+FAMILIES: dict[str, Callable[[Any, PolicySpec], Family]] = {
+    "StableDiffusion3Pipeline": SD3,  # SD3, SD3.5, and the embedded "shapes"
+    "WanPipeline": Wan,
 }
-"""`_class_name` of model_index.json -> adapter."""
+"""`_class_name` of model_index.json -> its family."""
 
 EMBEDDED = {"shapes": "shapes-sd3"}
 """Short name -> folder of the package's own assets."""
@@ -31,7 +35,7 @@ EMBEDDED = {"shapes": "shapes-sd3"}
 
 def load_policy(
     source: PolicySpec | str | Path | DiffusionPipeline, device: str = "cpu", *, spec: PolicySpec | None = None, seed: int = 0
-) -> SD3Policy:
+) -> DiffusersPolicy:
     """A model as flowrl trains it.
 
     source: a spec; or a folder in diffusers format, a hub name or "shapes"; or a pipeline already loaded, whose weights are used
@@ -48,7 +52,7 @@ def load_policy(
     else:
         pipe = source
         _family(type(pipe).__name__, repr(type(pipe).__name__))
-    return FAMILIES[type(pipe).__name__](pipe, spec, device, seed)
+    return DiffusersPolicy(pipe, FAMILIES[type(pipe).__name__](pipe, spec), spec, device, seed)
 
 
 def embedded(name: str) -> Path:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
+from typing import Any
 
 import torch
 from torch import nn
@@ -30,10 +31,60 @@ def add_lora(network: nn.Module, spec: LoraSpec, targets: Sequence[str], seed: i
     _check(network, targets)
     network.requires_grad_(False)
     config = LoraConfig(r=spec.rank, lora_alpha=spec.alpha, target_modules=list(targets), init_lora_weights="gaussian")
+    before = active(network)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would also reseed CUDA, which fork_rng here does not restore
         network.add_adapter(config, ADAPTER)  # pyright: ignore[reportCallIssue]
+    _beside(network, before)
     float32(network)
+
+
+def continue_lora(pipe: Any, modules: Sequence[str], start: str) -> None:
+    """Put the adapter of a file or folder into the networks, to be trained on; rank, alpha and targets are the file's.
+
+    start: whatever the pipeline's own load_lora_weights takes (diffusers, kohya, ComfyUI names; a hub name).
+
+    Raises: ValueError for a file that is not there, is no adapter, or is one of another model.
+    """
+    networks: dict[str, Any] = {name: getattr(pipe, name) for name in modules}
+    before = {name: active(network) for name, network in networks.items()}
+    for network in networks.values():
+        network.requires_grad_(False)
+    try:
+        pipe.load_lora_weights(start, adapter_name=ADAPTER, low_cpu_mem_usage=True)
+    except (OSError, ValueError, KeyError, RuntimeError, AttributeError) as error:
+        said = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        raise ValueError(
+            f"lora.start {start!r} could not be loaded into {type(pipe).__name__}: {said}; give a LoRA file of this model"
+        ) from error
+    if not any(ADAPTER in getattr(network, "peft_config", {}) for network in networks.values()):
+        raise ValueError(
+            f"lora.start {start!r} holds nothing for the {' or '.join(modules)} of {type(pipe).__name__}: it is an adapter of "
+            "another family; give one of this model"
+        )
+    for name, network in networks.items():
+        _beside(network, before[name])
+        float32(network)
+        for inner, p in network.named_parameters():
+            p.requires_grad_(f".{ADAPTER}." in inner)
+
+
+def active(network: nn.Module) -> list[str]:
+    """Adapters that act already: those that a pipeline came with, which are a part of the base."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    layers = [m for m in network.modules() if isinstance(m, BaseTunerLayer)]
+    return sorted({name for layer in layers if not layer.disable_adapters for name in layer.active_adapters} - {ADAPTER})
+
+
+def _beside(network: nn.Module, before: Sequence[str]) -> None:
+    """Adding an adapter silences the others: let them act again, frozen."""
+    if not before:
+        return
+    acting: Any = network
+    acting.set_adapters([*before, ADAPTER])
+    for name, p in network.named_parameters():
+        p.requires_grad_(f".{ADAPTER}." in name)
 
 
 def float32(network: nn.Module) -> None:
@@ -44,8 +95,8 @@ def float32(network: nn.Module) -> None:
 
 
 @contextmanager
-def without_adapters(network: nn.Module) -> Iterator[None]:
-    """The base alone, bitwise.
+def without_adapter(network: nn.Module) -> Iterator[None]:
+    """The base as it was loaded, bitwise; adapters it came with stay on.
 
     Differs: diffusers' disable_adapters() also clears requires_grad and enabling sets it again; here only the switch of each
     layer moves, so hooks and sharding see no change.
@@ -53,14 +104,16 @@ def without_adapters(network: nn.Module) -> Iterator[None]:
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     layers = [m for m in network.modules() if isinstance(m, BaseTunerLayer)]
-    before = [layer._disable_adapters for layer in layers]
+    before = [(layer._disable_adapters, layer._active_adapter) for layer in layers]
     try:
         for layer in layers:
-            layer._disable_adapters = True
+            others = [name for name in layer.active_adapters if name != ADAPTER]
+            layer._disable_adapters = layer._disable_adapters or not others
+            layer._active_adapter = others or layer._active_adapter
         yield
     finally:
-        for layer, was in zip(layers, before, strict=True):
-            layer._disable_adapters = was
+        for layer, (off, names) in zip(layers, before, strict=True):
+            layer._disable_adapters, layer._active_adapter = off, names
 
 
 def _check(network: nn.Module, targets: Sequence[str]) -> None:

@@ -15,12 +15,13 @@ HEAD_FILE = "noise_head.safetensors"
 class NoiseHead(nn.Module):
     """raw = W2 silu(W1 [x, u, sigma]) at every latent position, float32. W2 starts at 0: the std starts in the middle of its range.
 
-    channels: of the latents, their first dimension after the batch; positions of any number of dimensions. u is taken as data, so
-    that the head moves the noise alone.
+    channels: of the latents; axis: their dimension among *d, 0 or -1; positions of any number of dimensions. u is taken as data,
+    so that the head moves the noise alone.
     """
 
-    def __init__(self, channels: int, width: int = 64, seed: int = 0) -> None:
+    def __init__(self, channels: int, axis: int = 0, width: int = 64, seed: int = 0) -> None:
         super().__init__()
+        self.axis = 1 if axis == 0 else -1
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             self.inner = nn.Linear(2 * channels + 1, width)
@@ -29,10 +30,11 @@ class NoiseHead(nn.Module):
         nn.init.zeros_(self.outer.bias)
 
     def forward(self, x: Tensor, u: Tensor, sigma: Tensor) -> Tensor:
-        """x, u [N, C, *positions], sigma [N] -> raw, as x."""
-        level = sigma.float().view(-1, *[1] * (x.ndim - 1)).expand_as(x[:, :1])
-        features = torch.cat([x.float(), u.detach().float(), level], 1).movedim(1, -1)
-        return self.outer(nn.functional.silu(self.inner(features))).movedim(-1, 1)
+        """x, u [N, *d], sigma [N] -> raw, as x."""
+        x, u = (part.float().movedim(self.axis, -1) for part in (x, u.detach()))
+        level = sigma.float().view(-1, *[1] * (x.ndim - 1)).expand_as(x[..., :1])
+        raw = self.outer(nn.functional.silu(self.inner(torch.cat([x, u, level], -1))))
+        return raw.movedim(-1, self.axis)
 
 
 def save_head(head: NoiseHead, folder: Path) -> None:

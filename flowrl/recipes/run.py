@@ -7,7 +7,7 @@ import json
 import logging
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from flowrl import checkpoint, data, dist, evaluate, export, settings
+from flowrl.data import Prompts
 from flowrl.display import Display
 from flowrl.dist import World
 from flowrl.folder import RunFolder, write_atomic
@@ -105,7 +106,7 @@ def _train(recipe: Recipe, given: Mapping[str, Any] | None, prompts: Any, resume
     with world.together():
         if world.main:
             _record(recipe, prompts, folder)
-    _free_encoders(policy, [*trained.text, *held.text], world)
+    _free_encoders(policy, (trained, held), world)
     jury = Jury(parts, held, judges, folder)
     if world.main:
         for said in (line, *notes(method)):
@@ -165,11 +166,12 @@ def _restore(session: Session, folder: RunFolder, world: World) -> None:
             folder.cut(session.iteration)
 
 
-def _free_encoders(policy: Policy, texts: list[str], world: World) -> None:
+def _free_encoders(policy: Policy, prompts: Sequence[Prompts], world: World) -> None:
     """On a GPU: encode every prompt once and drop the text encoders, where the encodings of all of them fit."""
-    if not world.device.startswith("cuda") or len(set(texts)) > CACHED_PROMPTS:
+    asked = [pair for some in prompts for pair in zip(some.text, some.images, strict=True)]
+    if not world.device.startswith("cuda") or len(set(asked)) > CACHED_PROMPTS:
         return
-    policy.free_encoders(texts)
+    policy.free_encoders([text for text, _ in asked], [image for _, image in asked])
     torch.cuda.empty_cache()
 
 
@@ -301,7 +303,7 @@ def _result(parts: Parts, session: Session, jury: Jury, folder: RunFolder, after
             "captions": len(jury.held),
             "images": recipe.evaluate.images,
             "steps": recipe.evaluate.steps,
-            "guidance": recipe.policy.guidance if recipe.evaluate.guidance is None else recipe.evaluate.guidance,
+            "guidance": parts.policy.guidance if recipe.evaluate.guidance is None else recipe.evaluate.guidance,
             "judge": next(iter(jury.judges)),
         },
     }
