@@ -29,7 +29,7 @@ FAMILIES: dict[str, Callable[[Any, PolicySpec], Family]] = {
 }
 """`_class_name` of model_index.json -> its family."""
 
-EMBEDDED = {"shapes": "shapes-sd3"}
+EMBEDDED = {"shapes": "shapes-sd3", "shapes_video": "shapes-video"}
 """Short name -> folder of the package's own assets."""
 
 

@@ -20,7 +20,7 @@ def shapes_video() -> Recipe:
     """DiffusionNFT on the embedded video model.
 
     The verifier is the reward on training captions: its strict verdict, plus its soft score for groups without a right video.
-    Its strict verdict judges held-out captions, and so does a second judge that shares no code with it.
+    Its strict verdict judges held-out captions; so do a second judge that shares no code with it, and the motion alone.
     """
     return Recipe(
         method=MethodSpec("diffusion_nft", {"draws": 4, "kl": 0.0}),
@@ -44,7 +44,7 @@ def shapes_video() -> Recipe:
             images=4,
             steps=20,
             guidance=1.0,
-            rewards=("shapes_video:strict", "flowrl.shapes_video.judge:reward"),
+            rewards=("shapes_video:strict", "flowrl.shapes_video.judge:reward", "flowrl.shapes_video.reward:motion"),
             features="flowrl.shapes_video.judge:features",
         ),
         run=RunSpec(name="shapes_video", iterations=400, minutes=10.0),

@@ -45,7 +45,7 @@ def load_pool(out: Path, seed: int) -> flow.Pool:
     """The whole pool, made at the first call and kept in `out`."""
     path = out / f"pool-{seed}.pt"
     if not path.exists():
-        made = flow.pool(load_autoencoder(out), text.load(out, seed), seed)
+        made = flow.pool(text.load(out, seed), seed)
         save_atomically({"latents": made.latents, "captions": made.captions, "words": made.words}, path)
     saved = torch.load(path, weights_only=True)
     return flow.Pool(saved["latents"], saved["captions"], saved["words"])

@@ -6,7 +6,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from flowrl.shapes_video.verify import Kind, score
+from flowrl.shapes_video.verify import Kind, moves, score
 from flowrl.shapes_video.world import Row, asked
 
 KINDS = ("soft", "strict")
@@ -30,10 +30,26 @@ def shapes_video(kind: str = "soft") -> Reward:
     chosen = cast(Kind, kind)
 
     def reward(images: NDArray[np.uint8], prompts: Sequence[str], metadata: Sequence[Mapping[str, object]]) -> list[float]:
-        rows = [row_of(prompt, it) for prompt, it in zip(prompts, metadata, strict=True)]
-        known = [i for i, row in enumerate(rows) if row is not None]
-        out = np.full(len(rows), np.nan)
-        out[known] = score(images[known], [row for row in rows if row is not None], chosen)
-        return [float(value) for value in out]
+        return _where_known(lambda videos, rows: score(videos, rows, chosen), images, prompts, metadata)
 
     return reward
+
+
+def motion(images: NDArray[np.uint8], prompts: Sequence[str], metadata: Sequence[Mapping[str, object]]) -> list[float]:
+    """1 where the motion is what is asked for, whatever it is that moves, else 0; NaN for a caption of another world."""
+    return _where_known(moves, images, prompts, metadata)
+
+
+def _where_known(
+    judge: Callable[[NDArray[np.uint8], Sequence[Row]], NDArray[np.float64]],
+    images: NDArray[np.uint8],
+    prompts: Sequence[str],
+    metadata: Sequence[Mapping[str, object]],
+) -> list[float]:
+    """The judge's numbers, NaN where nobody knows what is asked for."""
+    rows = [row_of(prompt, it) for prompt, it in zip(prompts, metadata, strict=True)]
+    known = [i for i, row in enumerate(rows) if row is not None]
+    out = np.full(len(rows), np.nan)
+    if known:
+        out[known] = judge(images[known], [row for row in rows if row is not None])
+    return [float(value) for value in out]

@@ -1,4 +1,4 @@
-"""The word-level tokenizer of the embedded video model, in the form transformers and diffusers load; T5's kind of text: words, then an end."""
+"""The word-level tokenizer of the embedded video model, as transformers and diffusers load it: words, then an end, as T5 has it."""
 
 from functools import lru_cache
 
@@ -26,6 +26,4 @@ def build() -> PreTrainedTokenizerFast:
     core.normalizer = normalizers.Lowercase()
     core.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     core.post_processor = processors.TemplateProcessing(single=f"$A {END}", special_tokens=[(END, words[END])])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=core, model_max_length=LENGTH, unk_token=UNKNOWN, pad_token=PAD, eos_token=END
-    )
+    return PreTrainedTokenizerFast(tokenizer_object=core, model_max_length=LENGTH, unk_token=UNKNOWN, pad_token=PAD, eos_token=END)
