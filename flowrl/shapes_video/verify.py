@@ -30,7 +30,8 @@ Kind = Literal["strict", "soft"]
 class Track:
     """A video: the objects of each frame, and the motion of the one that is alone in its frame.
 
-    velocity: pixels a frame, x right, y down;  error: root mean square distance of the centres from the line in pixels. Both are None with fewer than LEAST such frames.
+    velocity: pixels a frame, x right, y down;  error: root mean square distance of the centres from the line in pixels. Both are
+    None with fewer than LEAST such frames.
     """
 
     frames: tuple[tuple[Found, ...], ...]
