@@ -184,6 +184,20 @@ def visited(scheduler: Any, steps: int, sigmas: Sequence[float] | None = None, m
     return scheduler.sigmas.double()
 
 
+def euler(scheduler: Any) -> Any:
+    """The scheduler itself; in the place of a multistep one of a flow (UniPC, DPM-Solver), a FlowMatchEulerDiscreteScheduler of the
+    same shift.
+
+    Differs: multistep ones begin at the shifted 1 - 1 / n of n trained levels or near it, this one at 1.
+    """
+    config = scheduler.config
+    if not getattr(config, "use_flow_sigmas", False):
+        return scheduler
+    from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
+
+    return FlowMatchEulerDiscreteScheduler(config.num_train_timesteps, shift=config.flow_shift)
+
+
 def linear_mu(scheduler: Any, tokens: int) -> float:
     """Line through (base_image_seq_len, base_shift) and (max_image_seq_len, max_shift) of the scheduler, at an image's tokens."""
     config = scheduler.config

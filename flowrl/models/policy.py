@@ -54,7 +54,7 @@ class DiffusersPolicy:
         channels = family.shape[family.channels]
         self.head = NoiseHead(channels, family.channels, seed=seed).to(self.device) if spec.noise_head else None
         self._heads_on = True
-        self._store = PromptStore(self._encode)
+        self.store = PromptStore(self._encode)
 
     @property
     def path(self) -> Law:
@@ -89,22 +89,20 @@ class DiffusersPolicy:
         """
         guidance = self.guidance if guidance is None else guidance
         wanted = self._asked(prompts, images)
-        rows = self._store(wanted)
+        rows = self.store(wanted)
         factors = [self._factor(guidance, expert) for expert in range(len(self.modules))]
         guided = max(factors) > self.family.guider.above
-        negatives = self._store([(self.spec.negative, files) for _, files in wanted]) if guided else None
+        negatives = self.store([(self.spec.negative, files) for _, files in wanted]) if guided else None
         return Cond(rows, negatives, guidance).to(str(self.device))
 
-    def free_encoders(
-        self, prompts: Sequence[str] = (), images: Sequence[Sequence[Path] | Path | None] | None = None
-    ) -> None:
+    def free_encoders(self, prompts: Sequence[str] = (), images: Sequence[Sequence[Path] | Path | None] | None = None) -> None:
         """Encode these prompts and the negative one, keep every encoding, and drop the text encoders.
 
         A prompt not seen until then is refused by `encode` from now on.
         """
         wanted = self._asked(prompts, images)
         shown = {files for _, files in wanted} | ({()} if not self.family.pictures[0] else set())
-        self._store.close([*wanted, *((self.spec.negative, files) for files in sorted(shown))])
+        self.store.close([*wanted, *((self.spec.negative, files) for files in sorted(shown))])
         self.places.drop_encoders()
 
     def _asked(self, prompts: Sequence[str], images: Sequence[Sequence[Path] | Path | None] | None) -> list[Asked]:
@@ -128,10 +126,11 @@ class DiffusersPolicy:
         return {name: part.to(self.dtype) if part.is_floating_point() else part for name, part in found.items()}
 
     def _factor(self, guidance: float, expert: int) -> float:
-        """The factor between two predictions: of the second expert its own, if one is given."""
+        """The factor between two predictions: of the second expert its own, if one is given and there is guidance at all."""
         if self.family.embeds:
             return self.spec.true_guidance
-        return self.spec.guidance_2 if expert and self.spec.guidance_2 is not None else guidance
+        own = self.spec.guidance_2 if expert and guidance > self.family.guider.above else None
+        return guidance if own is None else own
 
     def predict(self, x: Tensor, sigma: Tensor, cond: Cond) -> Tensor | tuple[Tensor, Tensor]:
         """`velocity`, or (velocity, raw) of a policy with a noise head. The reference's raw noise is 0: the middle of its range."""

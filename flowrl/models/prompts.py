@@ -91,6 +91,11 @@ class PromptStore:
         self._trim()
         return tuple(found[asked] for asked in prompts)
 
+    def forget(self) -> None:
+        """Keep nothing."""
+        self._kept.clear()
+        self._bytes = 0
+
     def close(self, prompts: Sequence[Asked]) -> None:
         """Encode these as well, keep whatever is stored for good, and drop the encoder."""
         for asked in dict.fromkeys(prompts):

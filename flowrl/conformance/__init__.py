@@ -1,0 +1,20 @@
+"""Whether a model is what flowrl takes it for: every family, and every model of a user's, against its own pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from .checks import CHECKS, Check, Finding
+from .subject import Subject
+
+__all__ = ["CHECKS", "Check", "Finding", "Subject", "examine"]
+
+
+def examine(subject: Subject) -> Iterator[Finding]:
+    """All findings, one after the other as they come. A check that breaks has failed."""
+    for name, check in CHECKS.items():
+        try:
+            yield from check(subject)
+        except Exception as error:
+            lines = (str(error).strip() or type(error).__name__).splitlines()
+            yield Finding(name, False, said=f"{type(error).__name__}: {lines[0]}")

@@ -1,0 +1,20 @@
+"""A row of the conformance table: a tiny random pipeline of the real classes, and how it is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Case:
+    """make: builds the pipeline.  spec: fields of PolicySpec, with the guidance of the guided case.  images: whether each prompt
+    comes with a picture.  size: of that picture, (height, width)."""
+
+    name: str
+    make: Callable[[], Any]
+    spec: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    prompts: tuple[str, str] = ("a red circle", "two blue square left of a green circle")
+    images: bool = False
+    size: tuple[int, int] = (32, 32)

@@ -1,0 +1,56 @@
+"""Every family against its own pipeline: one table, tiny random models of the real classes."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import families
+import numpy as np
+import pytest
+from families.case import Case
+from PIL import Image
+
+from flowrl.conformance import CHECKS, Subject
+from flowrl.conformance.subject import run
+from flowrl.models import load_policy
+from flowrl.recipe import PolicySpec
+
+MODULES = [importlib.import_module(f"families.{m.name}") for m in pkgutil.iter_modules(families.__path__) if m.name != "case"]
+CASES: dict[str, Case] = {case.name: case for module in MODULES for case in getattr(module, "CASES", [])}
+
+
+def subject(case: Case, folder: Path, dtype: str = "float32") -> Subject:
+    """The case's pipeline saved into a folder, with pictures for its prompts."""
+    case.make().save_pretrained(folder / "model")
+    draw = np.random.default_rng(0)
+    images: list[Path | None] = [None] * len(case.prompts)
+    if case.images:
+        for i in range(len(case.prompts)):
+            images[i] = path = folder / f"image{i}.png"
+            coarse = Image.fromarray(draw.integers(0, 256, (4, 4, 3), dtype=np.uint8))
+            coarse.resize(case.size[::-1], Image.Resampling.BICUBIC).save(path)
+    spec = PolicySpec(model=str(folder / "model"), dtype=dtype, steps=3, **case.spec)  # pyright: ignore[reportArgumentType]
+    (folder / "work").mkdir()
+    return Subject(folder / "model", load_policy, spec, case.prompts, images, folder / "work")
+
+
+@pytest.fixture(scope="module")
+def subjects(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Subject]:
+    """The subjects of the cases that are asked for; their pipelines are run by one process."""
+    params = [getattr(getattr(item, "callspec", None), "params", {}) for item in request.session.items]
+    asked = {given["case"] for given in params if "case" in given and "check" in given}
+    made = {name: subject(CASES[name], tmp_path_factory.mktemp(name)) for name in CASES if name in asked}
+    run([job for one in made.values() for job in one.jobs], tmp_path_factory.mktemp("plain"))
+    return made
+
+
+@pytest.mark.parametrize("check", CHECKS)
+@pytest.mark.parametrize("case", CASES)
+def test_a_family_is_what_its_pipeline_is(subjects: Mapping[str, Subject], case: str, check: str) -> None:
+    found = list(CHECKS[check](subjects[case]))
+    wrong = [f"{f.check}: {f.measured} above {f.limit}; {f.said}" for f in found if not f.passed]
+    assert not wrong, "\n".join(wrong)
+    assert found or check == "schedule"
