@@ -14,6 +14,7 @@ from flowrl.shapes_video.judge import ELSE, STANDS
 from flowrl.shapes_video.judge_training import motion
 from flowrl.shapes_video.pretrain import main
 from flowrl.shapes_video.render import FRAMES, SIZE, draw
+from flowrl.shapes_video.start import linear_start
 from flowrl.shapes_video.world import DIRECTIONS, SPEEDS, captions
 
 SEED = 5
@@ -50,18 +51,31 @@ def test_training_sees_the_words_that_the_pipeline_makes(encoder, length: int) -
     assert ours.shape == (3, length, networks.TEXT_WIDTH) and torch.allclose(ours, theirs, atol=1e-5)
 
 
-def test_latents_mean_quarters_halves_and_colours() -> None:
+def test_latents_mean_squares_halves_and_colours() -> None:
     pixels = torch.full((1, 3, FRAMES, SIZE, SIZE), autoencoder.WHITE)
-    # Blue is off in the lower left quarter of the second square of the first row, in frames 3 and 4.
+    # Blue is off in one square, in frames 3 and 4.
     pixels[:, 2, 3:5, 4:8, 8:12] = 0.0
     z = autoencoder.meaning(pixels)
     assert z.shape == (1, *networks.LATENT)
-    at = z[0, :, 1, 0, 1].view(2, 4, 2, 2)
-    expected = torch.zeros(2, 4, 2, 2)
-    expected[1, 2, 1, 0], expected[1, 3, 1, 0] = -autoencoder.WHITE, autoencoder.WHITE
-    assert torch.allclose(at, expected, atol=1e-6)
-    z[0, :, 1, 0, 1] = 0
-    assert z.abs().max() < 1e-6
+    expected = torch.zeros_like(z)
+    expected[0, 6, 1, 1, 2], expected[0, 7, 1, 1, 2] = -autoencoder.WHITE, autoencoder.WHITE
+    assert torch.allclose(z, expected, atol=1e-6)
+
+
+def test_the_autoencoder_starts_as_the_means_its_latents_stand_for() -> None:
+    torch.manual_seed(0)
+    model = networks.autoencoder()
+    linear_start(model)
+    pixels = autoencoder.to_tensor(draw(captions("train")[::200], 2))
+    z = autoencoder.meaning(pixels)
+    with torch.no_grad():
+        said, out = model.encode(pixels).latent_dist.mean, autoencoder.decoded(model, z)
+    colours = [0, 1, 2, 4, 5, 6]
+    assert float((said - z)[:, colours].abs().mean()) < 0.15 * float(z[:, colours].abs().mean())
+    # what the latents say, each mean repeated over its square and its two frames
+    first, rest = z[:, :3, :1], torch.stack([z[:, :3, 1:], z[:, 4:7, 1:]], 3).flatten(2, 3).repeat_interleave(2, 2)
+    wanted = torch.cat([first, rest], 2).repeat_interleave(4, 3).repeat_interleave(4, 4) + autoencoder.WHITE
+    assert float((out - wanted).abs().mean()) < 0.2 * float((wanted - autoencoder.WHITE).abs().mean())
 
 
 def test_prescribed_latents_are_what_an_encoder_that_has_learned_says() -> None:
@@ -82,7 +96,7 @@ def test_decoding_for_training_is_decoding_without_the_clamp() -> None:
 
 def test_the_pipeline_takes_its_sizes_from_the_autoencoder(encoder) -> None:
     pipe = pipeline(small(), networks.autoencoder(), encoder)
-    assert (pipe.vae_scale_factor_temporal, pipe.vae_scale_factor_spatial) == (4, 8)
+    assert (pipe.vae_scale_factor_temporal, pipe.vae_scale_factor_spatial) == (4, 4)
     assert pipe.prepare_latents(1, networks.CHANNELS, SIZE, SIZE, FRAMES).shape == (1, *networks.LATENT)
 
 

@@ -7,28 +7,28 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import AutoencoderKLWan
-from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from flowrl.shapes.loop import Job, run, warm_cosine
 from flowrl.shapes_video import verify
 from flowrl.shapes_video.augment import free
-from flowrl.shapes_video.networks import CHANNELS, PATCH, autoencoder
-from flowrl.shapes_video.render import draw, paint
+from flowrl.shapes_video.networks import autoencoder
+from flowrl.shapes_video.render import SIZE, draw, paint
+from flowrl.shapes_video.start import WHITE, linear_start
 from flowrl.shapes_video.world import captions, some
 
 BATCH = 8
+# For this share of the steps CROPS squares of CROP pixels a side instead, which an object fills better.
+CROPPED, CROPS, CROP = 0.55, 24, 16
 RATE = 2e-3
 KL = 1e-6
 SQUARE = 2.0  # weight of the squared error of pixels
-LOG_VARIANCE = -6.0  # of the posterior at first; at 0 its noise is four times what the latents say
 ALIGN = 2.0  # weight of the latents' prescribed meaning
 NOISE = 0.25  # greatest deviation of the noise a decoder must bear, of a channel's own
-ENCODE_EVERY = 2  # the encoder learns at every such step
-WHITE = 0.88  # about the background, in [-1, 1]
-STEPS = 1400
-PIXELS = 4  # of a quarter's side
+ENCODE_EVERY = 4  # the encoder learns at every such step
+STEPS = 900
+PIXELS = 4  # of a latent's side
 POOL = 4000  # videos that are drawn once and trained on
 FREE = 1500  # of them show objects that a generator may come by and the renderer does not
 PART = 64  # videos that are encoded or decoded at once
@@ -64,45 +64,47 @@ def decoded(model: AutoencoderKLWan, z: Tensor) -> Tensor:
         model._conv_idx = [0]
         parts.append(model.decoder(x[:, :, k : k + 1], feat_cache=model._feat_map, feat_idx=model._conv_idx, first_chunk=k == 0))
     model.clear_cache()
-    return unpatchify(torch.cat(parts, 2), PATCH)
+    return torch.cat(parts, 2)
 
 
 def meaning(pixels: Tensor) -> Tensor:
-    """What the latents of videos [N, 3, 9, 32, 32] stand for: [N, 32, 3, 4, 4].
+    """What the latents of videos [N, 3, 9, H, W] stand for: [N, 8, 3, H / 4, W / 4].
 
-    A latent is 8 x 8 pixels of four frames. Its channels are means over the quarters of its square and the halves of its frames, of
-    red, green, blue and of their range: (half, quantity, quarter). Both halves of the first latent are frame 0.
-    Why: `flowrl.shapes.autoencoder.meaning`.
+    A latent is 4 x 4 pixels of four frames. Its channels are means over the square and the halves of its frames, of red, green,
+    blue and of their range: (half, quantity). Both halves of the first latent are frame 0. Why: `flowrl.shapes.autoencoder.meaning`.
     """
     parts = torch.cat([pixels - WHITE, pixels.amax(1, keepdim=True) - pixels.amin(1, keepdim=True)], 1)
     means = nn.functional.avg_pool3d(parts, (1, PIXELS, PIXELS))
     halves = [(means[:, :, first::4] + means[:, :, first + 1 :: 4]) / 2 for first in (1, 3)]
-    whole = torch.cat([torch.cat([means[:, :, :1]] * 2, 1), torch.cat(halves, 1)], 2)
-    n, c, t, h, w = whole.shape
-    return whole.view(n, c, t, h // 2, 2, w // 2, 2).permute(0, 1, 4, 6, 2, 3, 5).reshape(n, 4 * c, t, h // 2, w // 2)
+    return torch.cat([torch.cat([means[:, :, :1]] * 2, 1), torch.cat(halves, 1)], 2)
 
 
 @lru_cache(maxsize=1)
 def scale(seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Mean and deviation [32, 1, 1, 1] of every channel of `meaning` over training videos: latents_mean and latents_std."""
+    """Mean and deviation [8, 1, 1, 1] of every channel of `meaning` over training videos: latents_mean and latents_std."""
     z = meaning(to_tensor(draw(some(captions("train"), 2000, seed + 6), seed + 6)))
     axes = (0, 2, 3, 4)
     return z.mean(axes).view(-1, 1, 1, 1), z.std(axes).view(-1, 1, 1, 1)
 
 
 def prescribed(videos: NDArray[np.uint8]) -> Tensor:
-    """Latents the flow model lives in, [N, 32, 3, 4, 4]: what the encoder learns to say of a video, at mean 0 and deviation 1."""
+    """Latents the flow model lives in, [N, 8, 3, 8, 8]: what the encoder learns to say of a video, at mean 0 and deviation 1."""
     mean, std = scale()
     return (meaning(to_tensor(videos)) - mean) / std
 
 
-def _loss(model: AutoencoderKLWan, pool: NDArray[np.uint8], seed: int) -> Callable[[int], Tensor]:
+def _loss(model: AutoencoderKLWan, pool: NDArray[np.uint8], steps: int, seed: int) -> Callable[[int], Tensor]:
     def loss(step: int) -> Tensor:
         rng = torch.Generator().manual_seed(seed * 2**32 + step)
-        pixels = to_tensor(pool[torch.randint(len(pool), (BATCH,), generator=rng).numpy()])
+        small = step < CROPPED * steps
+        count = CROPS if small else BATCH
+        pixels = to_tensor(pool[torch.randint(len(pool), (count,), generator=rng).numpy()])
+        if small:
+            y, x = (PIXELS * torch.randint((SIZE - CROP) // PIXELS + 1, (2,), generator=rng)).tolist()
+            pixels = pixels[..., y : y + CROP, x : x + CROP]
         z = meaning(pixels)
         # The decoder must bear what a flow model gets wrong.
-        level = NOISE * torch.rand(BATCH, 1, 1, 1, 1, generator=rng) * scale()[1]
+        level = NOISE * torch.rand(count, 1, 1, 1, 1, generator=rng) * scale()[1]
         out = decoded(model, z + level * torch.randn(z.shape, generator=rng))
         total = reconstruction_loss(out, pixels)
         if step % ENCODE_EVERY == 0:
@@ -121,7 +123,7 @@ def _affine(model: AutoencoderKLWan) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def encode(model: AutoencoderKLWan, videos: NDArray[np.uint8]) -> Tensor:
-    """Latents the flow model lives in: (mean of the posterior - latents_mean) / latents_std, [N, 32, 3, 4, 4] float32."""
+    """Latents the flow model lives in: (mean of the posterior - latents_mean) / latents_std, [N, 8, 3, 8, 8] float32."""
     mean, std = _affine(model)
     parts = [model.encode(to_tensor(videos[i : i + PART])).latent_dist.mean for i in range(0, len(videos), PART)]
     return (torch.cat(parts) - mean) / std
@@ -151,8 +153,7 @@ def train(folder: Path, steps: int, seed: int) -> Path:
     """Trains and writes `folder/autoencoder` (diffusers layout, float32 numbers that half precision holds exactly)."""
     torch.manual_seed(seed)
     model = autoencoder()
-    with torch.no_grad():
-        model.quant_conv.bias[CHANNELS:] = LOG_VARIANCE
+    linear_start(model)
     videos = draw(some(captions("train"), POOL - FREE, seed), seed)
     others = np.stack([paint(free(np.random.default_rng((seed, 4, i)))) for i in range(FREE)])
     pool = np.concatenate([videos, others])
@@ -160,11 +161,11 @@ def train(folder: Path, steps: int, seed: int) -> Path:
     job = Job(
         modules=nn.ModuleDict({"autoencoder": model}),
         optimizers=[optimizer],
-        loss=_loss(model, pool, seed),
+        loss=_loss(model, pool, steps, seed),
         rate=warm_cosine(steps),
         steps=steps,
         watch=lambda _: {"strict": strict_of_decoded(model, 100, seed + 1)},
-        watch_every=200,
+        watch_every=150,
     )
     run(job, folder, "autoencoder", save_seconds=30.0)
     # What ships is half precision; everything after this stage sees the rounded weights.

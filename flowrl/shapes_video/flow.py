@@ -40,7 +40,7 @@ PART = 96  # videos sampled at once
 
 @dataclass(frozen=True)
 class Pool:
-    """latents [N, 32, 3, 4, 4] float16, captions [N, WORDINGS] as rows of words [M, LENGTH, 64]; the last of these is ""."""
+    """latents [N, 8, 3, 8, 8] float16, captions [N, WORDINGS] as rows of words [M, LENGTH, 64]; the last of these is ""."""
 
     latents: Tensor
     captions: Tensor
@@ -88,7 +88,7 @@ def pool(encoder: UMT5EncoderModel, seed: int, size: int | None = None) -> Pool:
 
 @dataclass(frozen=True)
 class Batch:
-    """A step's data: x0, x1 [B, 32, 3, 4, 4], sigma [B], words [B, LENGTH or LONG_LENGTH, 64]."""
+    """A step's data: x0, x1 [B, 8, 3, 8, 8], sigma [B], words [B, LENGTH or LONG_LENGTH, 64]."""
 
     x0: Tensor
     x1: Tensor

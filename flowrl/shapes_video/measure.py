@@ -22,7 +22,7 @@ def load(folder: Path) -> WanPipeline:
 
 
 def noise(seeds: Sequence[int]) -> torch.Tensor:
-    """Initial latents [N, 32, 3, 4, 4], each from its own seed."""
+    """Initial latents [N, 8, 3, 8, 8], each from its own seed."""
     return torch.stack([torch.randn(LATENT, generator=torch.Generator().manual_seed(int(seed))) for seed in seeds])
 
 
