@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from diffusers import AutoencoderKLWan, WanPipeline
 
+from flowrl.shapes.paths import asset
+from flowrl.shapes.world import COLORS, SHAPES
 from flowrl.shapes_video import autoencoder, flow, measure, protocol, record, verify
 from flowrl.shapes_video.judge import judge, reward
 from flowrl.shapes_video.mislabel import RATES
 from flowrl.shapes_video.networks import LATENT
-from flowrl.shapes.paths import asset
-from flowrl.shapes.world import COLORS, SHAPES
 from flowrl.shapes_video.render import FRAMES, SIZE, draw
 from flowrl.shapes_video.world import DIRECTIONS, SPEEDS, captions, row
 

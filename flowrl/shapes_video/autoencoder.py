@@ -71,7 +71,7 @@ def meaning(pixels: Tensor) -> Tensor:
     """What the latents of videos [N, 3, 9, H, W] stand for: [N, 8, 3, H / 4, W / 4].
 
     A latent is 4 x 4 pixels of four frames. Its channels are means over the square and the halves of its frames, of red, green,
-    blue and of their range: (half, quantity). Both halves of the first latent are frame 0. Why: `flowrl.shapes.autoencoder.meaning`.
+    blue and of their range: (half, quantity). Both halves of the first latent are frame 0. Why: `flowrl.shapes.autoencoder`.
     """
     parts = torch.cat([pixels - WHITE, pixels.amax(1, keepdim=True) - pixels.amin(1, keepdim=True)], 1)
     means = nn.functional.avg_pool3d(parts, (1, PIXELS, PIXELS))
