@@ -6,13 +6,13 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from flowrl.models import load_policy as load_policy
+    from flowrl.loading import load_policy as load_policy
     from flowrl.recipes.run import train as train
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "load_policy", "train"]
 
-_HOME = {"load_policy": "flowrl.models", "train": "flowrl.recipes.run"}
+_HOME = {"load_policy": "flowrl.loading", "train": "flowrl.recipes.run"}
 
 
 def __getattr__(name: str) -> object:

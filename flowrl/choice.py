@@ -98,7 +98,7 @@ def policy(model: str, lora: Path | None, guidance: float, device: str, tokens: 
     import torch
 
     from flowrl.export import load_lora
-    from flowrl.models import load_policy
+    from flowrl.loading import load_policy
     from flowrl.recipe import LoraSpec, PolicySpec
 
     half = device.startswith("cuda") and torch.cuda.is_bf16_supported()

@@ -39,7 +39,8 @@ class PolicySpec:
     guidance_2: of the expert for low noise (Wan 2.2).  guidance_rescale: towards the text's own standard deviation.
     guidance_interval: the levels sigma at which two predictions are combined.
     height, width, frames, max_sequence_length None: the family's own.
-    quantize: the frozen base in 4 or 8 bits (QLoRA).  offload: parts that wait on the CPU until they work.
+    quantize: the frozen base in 4 or 8 bits (QLoRA): nf4 by bitsandbytes on CUDA, int8 by torchao anywhere.
+    offload: parts that wait on the CPU until they work.
     attention: a diffusers attention backend, for rollout and training alike (None: as the model was loaded).
     noise_head: train a head for learned noise (method flow_noise) along."""
 

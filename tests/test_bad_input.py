@@ -79,7 +79,7 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "unknown reward": ({"rewards": [{"name": "clipp"}]}, r"clip"),
     "missing prompts": ({"data.prompts": "/nowhere/prompts.txt"}, r"/nowhere/prompts\.txt"),
-    "missing model": ({"policy.model": "/nowhere/model"}, r"model '/nowhere/model' is neither a folder nor a hub name"),
+    "missing model": ({"policy.model": "/nowhere/model"}, r"model '/nowhere/model' is neither a folder, a file nor a hub name"),
     "unknown device": (
         {"run.device": "cuda"},
         r'device "cuda" was asked for, but torch sees no CUDA device; use --set run\.device=cpu',

@@ -34,7 +34,7 @@ def subject(case: Case, folder: Path, dtype: str = "float32") -> Subject:
             coarse.resize(case.size[::-1], Image.Resampling.BICUBIC).save(path)
     spec = PolicySpec(model=str(folder / "model"), dtype=dtype, steps=3, **case.spec)  # pyright: ignore[reportArgumentType]
     (folder / "work").mkdir()
-    return Subject(folder / "model", load_policy, spec, case.prompts, images, folder / "work")
+    return Subject(folder / "model", load_policy, spec, case.prompts, images, folder / "work", saving=case.saving)
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 from .checks import CHECKS, Check, Finding
 from .subject import Subject
+from .verify import verify
 
-__all__ = ["CHECKS", "Check", "Finding", "Subject", "examine"]
+__all__ = ["CHECKS", "Check", "Finding", "Subject", "examine", "verify"]
 
 
 def examine(subject: Subject) -> Iterator[Finding]:

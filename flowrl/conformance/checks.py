@@ -169,7 +169,7 @@ def ratio(subject: Subject) -> Iterator[Finding]:
 
 
 def _replayed(subject: Subject, policy: DiffusersPolicy, kind: str) -> Iterator[Finding]:
-    for guided, saved in product((True, False) if subject.guides() else (False,), (False, True)):
+    for guided, saved in product((True, False) if subject.guides() else (False,), subject.saving):
         policy.checkpointing(saved)
         cond = subject.cond(policy, guided)
         ro = record(policy, cond)

@@ -89,6 +89,14 @@ def drawn(pipe: Any, job: dict[str, Any], number: int) -> dict[str, np.ndarray]:
     return {"latents": kept[-1].float().numpy(), "images": images, "sigmas": torch.as_tensor(sigmas).double().numpy()}
 
 
+def draw(pipe: Any, job: dict[str, Any]) -> None:
+    """All prompts of a job, one by one, with the trace of the first call."""
+    with traced(getattr(pipe, job["network"])) as trace:
+        for number in range(len(job["prompts"])):
+            np.savez(f"{job['out']}.{number}.npz", **drawn(pipe, job, number))  # pyright: ignore[reportArgumentType]
+    Path(f"{job['out']}.trace.json").write_text(json.dumps(trace))
+
+
 def main(path: str) -> None:
     torch.set_num_threads(1)
     pipes: dict[str, Any] = {}
@@ -100,10 +108,7 @@ def main(path: str) -> None:
                 if job["lora"]:
                     pipes[key].load_lora_weights(job["lora"])
                 pipes[key].to(job["device"])
-            with traced(getattr(pipes[key], job["network"])) as trace:
-                for number in range(len(job["prompts"])):
-                    np.savez(f"{job['out']}.{number}.npz", **drawn(pipes[key], job, number))
-            Path(f"{job['out']}.trace.json").write_text(json.dumps(trace))
+            draw(pipes[key], job)
         except Exception:
             Path(f"{job['out']}.error").write_text(traceback.format_exc())
     if seen := [name for name in sys.modules if name.split(".")[0] == "flowrl"]:

@@ -21,6 +21,8 @@ from flowrl.models.policy import DiffusersPolicy
 from flowrl.models.prompts import Cond
 from flowrl.recipe import LoraSpec, PolicySpec
 
+from .plain import draw
+
 STEPS = 3
 SCALE = 0.3  # of the noise an adapter is filled with, so that it does something
 
@@ -30,7 +32,8 @@ class Subject:
     """A pipeline's folder and the policy made of it.
 
     build: spec -> policy.  prompts, images: what is drawn; files, or None where a prompt has no image.  work: a folder for files.
-    guidance: the scale of the guided case; the other case has none.  full: whether the network is also trained as a whole.
+    full: whether the network is also trained as a whole.  here: whether the pipeline draws in this process, by the policy's own
+    parts: a second copy of a large model has no place.  saving: the settings of activation checkpointing that are tried.
     """
 
     folder: Path
@@ -40,6 +43,8 @@ class Subject:
     images: Sequence[Path | None]
     work: Path
     full: bool = True
+    here: bool = False
+    saving: Sequence[bool] = (False, True)
     errors: dict[str, str] = field(default_factory=dict[str, str])
 
     @cached_property
@@ -91,6 +96,8 @@ class Subject:
         """What the plain pipeline is asked: "guided", "unguided", and "lora" with the adapter saved and loaded again."""
         cases = {"unguided": False, "guided": True} if self.guides() else {"unguided": False}
         jobs = [self._job(name, guided, None) for name, guided in cases.items()]
+        if self.here:
+            return jobs
         try:
             with self.excited() as policy:
                 jobs.append(self._job("lora", "guided" in cases, export.save_lora(policy, self.work / "lora")))
@@ -101,7 +108,10 @@ class Subject:
     @cached_property
     def drawn(self) -> dict[str, list[dict[str, np.ndarray]]]:
         """What the pipeline draws of the prompts, by job."""
-        if not any(self.work.glob("*.trace.json")) and not any(self.work.glob("*.error")):
+        if self.here:
+            for job in self.jobs:
+                draw(self.plain.pipe, job)
+        elif not any(self.work.glob("*.trace.json")) and not any(self.work.glob("*.error")):
             run(self.jobs, self.work)
         names = [Path(str(job["out"])).name for job in self.jobs]
         return {name: found for name in names if (found := self._read(name))}

@@ -88,6 +88,10 @@ class Family(Protocol):
         """One prompt, by the pipeline's own encoders, on their device."""
         ...
 
+    def negative(self, text: str, pictures: Pictures) -> Encoding:
+        """What is guided away from; most pipelines encode it like any prompt."""
+        ...
+
     def call(self, network: nn.Module, x: Tensor, sigma: Tensor, given: Mapping[str, Tensor], guidance: float) -> Tensor:
         """One prediction a row, in the path's parametrisation, float32: x [N, *d] in the network's dtype, sigma [N] float32, given
         [N, ...] by name. guidance: what the network is told, where it `embeds`."""

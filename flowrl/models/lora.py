@@ -117,7 +117,8 @@ def without_adapter(network: nn.Module) -> Iterator[None]:
 
 
 def _check(network: nn.Module, targets: Sequence[str]) -> None:
-    names = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)]
+    linear = [name for name, module in network.named_modules() if isinstance(module, nn.Linear) and ".lora_" not in name]
+    names = [name.removesuffix(".base_layer") for name in linear]  # a layer that carries an adapter already
     for target in targets:
         if not any(name == target or name.endswith(f".{target}") for name in names):
             short = sorted({re.sub(r"^.*\.\d+\.(?=\D)", "", name) for name in names})

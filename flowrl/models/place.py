@@ -64,6 +64,6 @@ class Places:
 
 def move(part: nn.Module, device: torch.device) -> None:
     """part.to(device), unless its place is somebody else's business."""
-    if hasattr(part, "_hf_hook") or getattr(part, "is_quantized", False):
+    if hasattr(part, "_hf_hook") or getattr(part, "is_loaded_in_4bit", False) or getattr(part, "is_loaded_in_8bit", False):
         return
     part.to(device)

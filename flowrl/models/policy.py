@@ -92,7 +92,7 @@ class DiffusersPolicy:
         rows = self.store(wanted)
         factors = [self._factor(guidance, expert) for expert in range(len(self.modules))]
         guided = max(factors) > self.family.guider.above
-        negatives = self.store([(self.spec.negative, files) for _, files in wanted]) if guided else None
+        negatives = self.store([(self.spec.negative, files, True) for _, files, _ in wanted]) if guided else None
         return Cond(rows, negatives, guidance).to(str(self.device))
 
     def free_encoders(self, prompts: Sequence[str] = (), images: Sequence[Sequence[Path] | Path | None] | None = None) -> None:
@@ -101,12 +101,12 @@ class DiffusersPolicy:
         A prompt not seen until then is refused by `encode` from now on.
         """
         wanted = self._asked(prompts, images)
-        shown = {files for _, files in wanted} | ({()} if not self.family.pictures[0] else set())
-        self.store.close([*wanted, *((self.spec.negative, files) for files in sorted(shown))])
+        shown = {files for _, files, _ in wanted} | ({()} if not self.family.pictures[0] else set())
+        self.store.close([*wanted, *((self.spec.negative, files, True) for files in sorted(shown))])
         self.places.drop_encoders()
 
     def _asked(self, prompts: Sequence[str], images: Sequence[Sequence[Path] | Path | None] | None) -> list[Asked]:
-        return [(text, self._pictures(text, files)) for text, files in asked(prompts, images)]
+        return [(text, self._pictures(text, files), False) for text, files, _ in asked(prompts, images)]
 
     def _pictures(self, text: str, files: tuple[str, ...]) -> tuple[str, ...]:
         """Those of a prompt's images that the family is shown: a model of texts alone leaves them to the rewards."""
@@ -120,9 +120,9 @@ class DiffusersPolicy:
 
     @torch.no_grad()
     def _encode(self, wanted: Asked) -> Encoding:
-        text, files = wanted
+        text, files, negative = wanted
         with self.places.encoding():
-            found = self.family.encode(text, [_picture(file) for file in files])
+            found = (self.family.negative if negative else self.family.encode)(text, [_picture(file) for file in files])
         return {name: part.to(self.dtype) if part.is_floating_point() else part for name, part in found.items()}
 
     def _factor(self, guidance: float, expert: int) -> float:

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from .family import Encoding
 
-Asked = tuple[str, tuple[str, ...]]
-"""A prompt and the files of its images."""
+Asked = tuple[str, tuple[str, ...], bool]
+"""A prompt, the files of its images, and whether it is to be guided away from."""
 
 
 @dataclass(frozen=True)
@@ -129,6 +129,6 @@ def _size(encoding: Encoding) -> int:
 def asked(prompts: Sequence[str], images: Sequence[Sequence[Path] | Path | None] | None = None) -> list[Asked]:
     """Prompts with the files of their images: none, one each, or several each."""
     if images is None:
-        return [(text, ()) for text in prompts]
+        return [(text, (), False) for text in prompts]
     files = [() if file is None else (file,) if isinstance(file, str | Path) else tuple(file) for file in images]
-    return [(text, tuple(str(f) for f in some)) for text, some in zip(prompts, files, strict=True)]
+    return [(text, tuple(str(f) for f in some), False) for text, some in zip(prompts, files, strict=True)]

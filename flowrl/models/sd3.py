@@ -76,6 +76,9 @@ class SD3:
         assert embeds is not None and pooled is not None
         return {"encoder_hidden_states": embeds[0], "pooled_projections": pooled[0]}
 
+    def negative(self, text: str, pictures: Pictures) -> Encoding:
+        return self.encode(text, pictures)
+
     def call(self, network: nn.Module, x: Tensor, sigma: Tensor, given: Mapping[str, Tensor], guidance: float) -> Tensor:
         time = sigma * self.pipe.scheduler.config.num_train_timesteps
         return network(hidden_states=x, timestep=time, **given, return_dict=False)[0].float()

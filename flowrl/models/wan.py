@@ -68,6 +68,9 @@ class Wan:
         embeds, _ = self.pipe.encode_prompt([text], do_classifier_free_guidance=False, max_sequence_length=self.tokens)
         return {"encoder_hidden_states": embeds[0]}
 
+    def negative(self, text: str, pictures: Pictures) -> Encoding:
+        return self.encode(text, pictures)
+
     def call(self, network: nn.Module, x: Tensor, sigma: Tensor, given: Mapping[str, Tensor], guidance: float) -> Tensor:
         time = sigma * self.scheduler.config.num_train_timesteps
         return network(hidden_states=x, timestep=time, **given, return_dict=False)[0].float()

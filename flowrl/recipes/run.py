@@ -22,8 +22,8 @@ from flowrl.data import Prompts
 from flowrl.display import Display
 from flowrl.dist import World
 from flowrl.folder import RunFolder, write_atomic
+from flowrl.loading import load_policy
 from flowrl.loop import Parts, Session, begin, choose
-from flowrl.models import load_policy
 from flowrl.recipe import Recipe
 from flowrl.report import write as write_report
 from flowrl.sizes import Sizes, cut, derive, describe

@@ -10,7 +10,8 @@ from typing import Any
 @dataclass(frozen=True)
 class Case:
     """make: builds the pipeline.  spec: fields of PolicySpec, with the guidance of the guided case.  images: whether each prompt
-    comes with a picture.  size: of that picture, (height, width)."""
+    comes with a picture.  size: of that picture, (height, width).  saving: the settings of activation checkpointing that are tried.
+    """
 
     name: str
     make: Callable[[], Any]
@@ -18,3 +19,4 @@ class Case:
     prompts: tuple[str, str] = ("a red circle", "two blue square left of a green circle")
     images: bool = False
     size: tuple[int, int] = (32, 32)
+    saving: tuple[bool, ...] = (False, True)

@@ -1,0 +1,207 @@
+"""A pipeline's conventions, read off one run of it: which argument is the state, which the time, and what the answer means."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flowrl.models.guidance import Combine, linear, rescaled, token_norm, zero_based
+
+from .listen import Call, Heard, Step, leaves
+
+CLOSE = 1e-4
+"""Largest relative difference at which two tensors of the run count as the same: float32 rounding of a combination."""
+COMBINES: Mapping[str, Combine] = {
+    "linear": linear,
+    "zero-based": zero_based,
+    "linear, rescaled per token": token_norm,
+    "linear, rescaled": rescaled(1.0),
+}
+
+
+class Unknown(ValueError):
+    """A convention that is not understood."""
+
+
+@dataclass(frozen=True)
+class Time:
+    """An argument that is factor * sigma + offset, rounded where it is an integer; shape: its own, without the batch."""
+
+    factor: float
+    offset: float
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Convention:
+    """state: the argument that holds the state, with dimensions of 1 inserted at `inserted`.  times: arguments by path.
+    rows: paths of what differs by prompt; template: the whole call, as it was made for one row.
+    sign: of the answer; channels: how many of its first ones are the prediction, None for all.
+    combine, joined, first: how two predictions became one, whether they came from one call, and whether the negative is the first.
+    """
+
+    state: str
+    inserted: tuple[int, ...]
+    times: Mapping[str, Time]
+    rows: frozenset[str]
+    template: Mapping[str, Any]
+    sign: int
+    channels: int | None
+    combine: str | None
+    joined: bool
+    first: bool
+
+
+def near(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and bool((a.float() - b.float()).abs().max() <= CLOSE * max(1e-6, float(b.float().abs().max())))
+
+
+def state_of(step: Step, call: Call) -> tuple[str, tuple[int, ...], int]:
+    """(path, inserted dimensions, copies along the batch) of the argument that is the state.
+
+    Raises: Unknown where no argument is.
+    """
+    for path, value in leaves(call.given):
+        if not isinstance(value, Tensor) or not value.is_floating_point():
+            continue
+        for copies in (1, 2):
+            x = torch.cat([step.x] * copies)
+            for inserted in ((), *((d,) for d in range(1, x.ndim + 1))):
+                wide = x
+                for d in inserted:
+                    wide = wide.unsqueeze(d)
+                if wide.shape == value.shape and near(value, wide):
+                    return path, inserted, copies
+    raise Unknown("no argument of the network is the state that the scheduler is given (scaled, joined with others, or a list?)")
+
+
+def times_of(steps: Sequence[Step], sigmas: Tensor, state: str) -> dict[str, Time]:
+    """Arguments that change from step to step, as lines in sigma.
+
+    Raises: Unknown for one that changes otherwise, or where none does.
+    """
+    found: dict[str, Time] = {}
+    every = [dict(leaves(step.calls[0].given)) for step in steps]
+    for path, value in every[0].items():
+        if path == state or not isinstance(value, int | float | Tensor) or isinstance(value, bool):
+            continue
+        told = [torch.as_tensor(given[path]) for given in every]
+        if all(t.shape == told[0].shape and torch.equal(t, told[0]) for t in told):
+            continue
+        if any(t.shape != told[0].shape or t.numel() == 0 or bool((t != t.flatten()[0]).any()) for t in told):
+            raise Unknown(f"the argument {path!r} changes from step to step, and is not one number a step")
+        y = torch.stack([t.flatten()[0].double() for t in told])
+        x = sigmas[: len(steps)].double()
+        factor = float((y[0] - y[-1]) / (x[0] - x[-1]))
+        offset = float(y[0] - factor * x[0])
+        slack = 0.5 if not told[0].is_floating_point() else 1e-3 * abs(factor)
+        if float((factor * x + offset - y).abs().max()) > slack:
+            raise Unknown(f"the argument {path!r} is no line in sigma: {y.tolist()} at {x.tolist()}")
+        rounded = round(factor) if abs(factor) > 10 else round(factor, 3)
+        found[path] = Time(float(rounded), float(round(offset, 3)), told[0].dtype, tuple(told[0].shape[1:]))
+    if not found:
+        raise Unknown("no argument of the network changes with sigma, so it is not told the time")
+    return found
+
+
+def same_answer(answer: Tensor, output: Tensor) -> tuple[int, int | None] | None:
+    """(sign, channels) by which an answer is what the scheduler is given; None where it is not."""
+    for channels in (None, output.shape[1]):
+        part = answer if channels is None else answer[:, :channels]
+        for sign in (1, -1):
+            squeezed = part if part.ndim == output.ndim else part.reshape(output.shape) if part.numel() == output.numel() else part
+            if near(sign * squeezed, output):
+                return sign, channels
+    return None
+
+
+def combined(steps: Sequence[Step], scale: float, copies: int) -> tuple[str, int, int | None, bool]:
+    """(combination, sign, channels, negative first) by which two answers became what the scheduler is given.
+
+    Raises: Unknown where no known combination does at every step.
+    """
+    for channels in (None, steps[0].output.shape[1]):
+        for name, combine in COMBINES.items():
+            for sign in (1, -1):
+                for first in (True, False):
+                    if all(near(_guess(step, combine, sign, first, channels, scale, copies), step.output) for step in steps):
+                        return name, sign, channels, first
+    raise Unknown(f"how two predictions are combined at guidance {scale:g} is none of: {', '.join(COMBINES)}")
+
+
+def _guess(step: Step, combine: Combine, sign: int, first: bool, channels: int | None, scale: float, copies: int) -> Tensor:
+    answers = [call.answer for call in step.calls if call.answer is not None]
+    a, b = answers[0].chunk(2) if copies == 2 else answers[:2]
+    if channels is not None and a.shape != step.output.shape:
+        a, b = a[:, :channels], b[:, :channels]
+    if a.shape != step.output.shape:
+        return torch.full_like(step.output, torch.nan)
+    negative, positive = (a, b) if first else (b, a)
+    level = torch.zeros(len(step.x))
+    return sign * combine(positive.float(), negative.float(), scale, step.x.float(), level)
+
+
+def rows_of(one: Call, two: Call, state: str, times: Mapping[str, Time]) -> frozenset[str]:
+    """Paths of what holds a row a prompt: twice as long in a call for two prompts as in one for one.
+
+    Raises: Unknown for an argument that changes its shape otherwise.
+    """
+    found: set[str] = set()
+    both = dict(leaves(two.given))
+    for path, value in leaves(one.given):
+        if path == state or path in times or not isinstance(value, Tensor):
+            continue
+        other = both.get(path)
+        if not isinstance(other, Tensor):
+            raise Unknown(f"the argument {path!r} is there for one prompt and not for two")
+        if value.ndim and other.ndim == value.ndim and len(other) == 2 * len(value) == 2:
+            found.add(path)
+        elif other.shape != value.shape:
+            raise Unknown(f"the argument {path!r} is {list(value.shape)} for one prompt and {list(other.shape)} for two")
+    return frozenset(found)
+
+
+def learned(guided: Heard | None, plain: Heard, two: Heard, scale: float) -> Convention:
+    """From a run with guidance (None where the pipeline has none), one without, and one of two prompts.
+
+    Raises: Unknown, with what is not understood.
+    """
+    steps = plain.steps
+    if len(steps) < 2 or plain.sigmas is None or any(len(step.calls) != 1 for step in steps):
+        counts = [len(step.calls) for step in steps]
+        raise Unknown(f"without guidance the network is called {counts} times a step, where once is understood")
+    state, inserted, copies = state_of(steps[0], steps[0].calls[0])
+    if copies != 1:
+        raise Unknown("without guidance the network is still given the state twice")
+    times = times_of(steps, plain.sigmas, state)
+    meaning = same_answer(_answer(steps[0]), steps[0].output)
+    if meaning is None:
+        raise Unknown("what the scheduler is given is not the network's answer, nor its negative, nor a part of it")
+    rows = rows_of(steps[0].calls[0], two.steps[0].calls[0], state, times)
+    combine, joined, first = None, False, True
+    if guided is not None:
+        (counts,) = {len(step.calls) for step in guided.steps} if len({len(s.calls) for s in guided.steps}) == 1 else (0,)
+        _, _, copies = state_of(guided.steps[0], guided.steps[0].calls[0])
+        if (counts, copies) not in ((1, 2), (2, 1)):
+            raise Unknown(f"with guidance the network is called {counts} times a step on {copies} copies of the state")
+        joined = copies == 2
+        combine, *told, first = combined(guided.steps, scale, copies)
+        if tuple(told) != meaning:
+            raise Unknown("the answer means one thing with guidance and another without it")
+    return Convention(
+        state, inserted, times, rows, steps[0].calls[0].given, *meaning, combine=combine, joined=joined, first=first
+    )
+
+
+def _answer(step: Step) -> Tensor:
+    answer = step.calls[0].answer
+    if answer is None:
+        raise Unknown("the network's answer was not seen")
+    return answer
+
+

@@ -1,0 +1,128 @@
+"""Pipelines without a family: learned, verified, or refused with the reason."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from diffusers import StableDiffusion3Pipeline
+from families.unnamed import CASES
+from tiny import sd3_pipeline
+
+import flowrl
+from flowrl.models.generic import Generic
+from flowrl.recipe import PolicySpec
+
+SPEC = PolicySpec(dtype="float32", guidance=4.5, max_sequence_length=8, steps=3)
+Guide = Callable[[torch.Tensor, torch.Tensor, float, int], torch.Tensor]
+
+
+class OddPipeline(StableDiffusion3Pipeline):
+    """A loop of its own, with conventions to be set."""
+
+    guide: Guide = staticmethod(lambda negative, positive, scale, step: negative + scale * (positive - negative))
+    shift: Callable[[str], float] = staticmethod(lambda prompt: 3.0)
+    feed: Callable[[torch.Tensor, int], torch.Tensor] = staticmethod(lambda x, step: x)
+    clock: Callable[[torch.Tensor], torch.Tensor] = staticmethod(lambda sigma: 1000 * sigma)
+    answer: Callable[[torch.Tensor], torch.Tensor] = staticmethod(lambda u: u)
+
+    @torch.no_grad()
+    def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+        prompt: Any = None,
+        negative_prompt: Any = None,
+        num_inference_steps: int = 3,
+        guidance_scale: float = 4.5,
+        generator: Any = None,
+        latents: torch.Tensor | None = None,
+        output_type: str = "pt",
+        callback_on_step_end: Any = None,
+        max_sequence_length: int = 8,
+    ) -> Any:
+        texts = [prompt] if isinstance(prompt, str) else list(prompt)
+        away = [negative_prompt or ""] * len(texts) if isinstance(negative_prompt, str | None) else negative_prompt
+        guided = guidance_scale > 1
+        embeds, negative, pooled, negative_pooled = self.encode_prompt(
+            texts, texts, texts, negative_prompt=away, do_classifier_free_guidance=guided, max_sequence_length=max_sequence_length
+        )
+        x = torch.randn(len(texts), 4, 8, 8, generator=generator) if latents is None else latents
+        self.scheduler.set_shift(self.shift(texts[0]))
+        self.scheduler.set_timesteps(num_inference_steps)
+        for i, t in enumerate(self.scheduler.timesteps):
+            time = self.clock(t / 1000).expand(len(x))
+
+            def ask(embeds: Any, pooled: Any, i: int = i, time: torch.Tensor = time, x: torch.Tensor = x) -> torch.Tensor:
+                given = {"encoder_hidden_states": embeds, "pooled_projections": pooled}
+                return self.transformer(hidden_states=self.feed(x, i), timestep=time, **given, return_dict=False)[0]
+
+            u = ask(embeds, pooled)
+            if guided:
+                u = self.guide(ask(negative, negative_pooled), u, guidance_scale, i)
+            x = self.scheduler.step(self.answer(u), t, x, return_dict=False)[0]
+            if callback_on_step_end is not None:
+                callback_on_step_end(self, i, t, {"latents": x})
+        z = x / self.vae.config.scaling_factor + self.vae.config.shift_factor
+        images = self.image_processor.postprocess(self.vae.decode(z, return_dict=False)[0], output_type=output_type)
+        return type("Answer", (), {"images": images})()
+
+
+def odd(**conventions: Any) -> OddPipeline:
+    made = sd3_pipeline()
+    pipe = OddPipeline(**{name: copy.copy(part) for name, part in made.components.items()})
+    for name, value in conventions.items():
+        setattr(pipe, name, value)
+    return pipe
+
+
+def test_a_loop_nobody_has_seen_is_learned_and_verified() -> None:
+    policy = flowrl.load_policy(odd(), spec=SPEC)
+    how = policy.family.convention  # pyright: ignore[reportAttributeAccessIssue]
+    assert isinstance(policy.family, Generic)
+    assert (how.state, how.joined, how.combine, how.sign) == ("hidden_states", False, "linear", 1)
+    assert how.times["timestep"].factor == 1000
+
+
+def test_other_signs_and_times_are_learned_too() -> None:
+    pipe = odd(clock=lambda sigma: 1 - sigma, answer=lambda u: -u, guide=lambda n, p, scale, i: p + scale * (p - n))
+    how = flowrl.load_policy(pipe, spec=SPEC).family.convention  # pyright: ignore[reportAttributeAccessIssue]
+    assert (how.sign, how.combine, how.times["timestep"].factor, how.times["timestep"].offset) == (-1, "zero-based", -1, 1)
+
+
+REFUSED = {
+    "guidance that changes with the step": (
+        {"guide": lambda n, p, scale, i: n + (scale - i) * (p - n)},
+        r"could not be learned: how two predictions are combined at guidance 3\.7 is none of",
+    ),
+    "a state that is scaled": ({"feed": lambda x, i: 0.9 * x}, "no argument of the network is the state"),
+    "a curved time": ({"clock": lambda sigma: 1000 * sigma**2}, "the argument 'timestep' is no line in sigma"),
+    "no time at all": ({"clock": lambda sigma: 0 * sigma + 5}, "no argument of the network changes with sigma"),
+    "an answer that is bent": ({"answer": lambda u: u.tanh()}, "is not the network's answer"),
+    "a schedule that follows the prompt": (
+        {"shift": lambda prompt: 3.0 + len(prompt) / 10},
+        r"cannot be trusted: the check '(schedule|pipeline)' failed",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_is_not_understood_is_refused_with_the_reason(case: str) -> None:
+    conventions, said = REFUSED[case]
+    with pytest.raises(ValueError, match=f"OddPipeline has no family of its own.*{said}"):
+        flowrl.load_policy(odd(**conventions), spec=SPEC)
+
+
+def test_a_network_that_answers_otherwise_under_checkpointing_is_refused() -> None:
+    case = next(case for case in CASES if case.name == "chroma")
+    spec = PolicySpec(dtype="float32", steps=3, checkpointing=True, **case.spec)
+    with pytest.raises(ValueError, match="ChromaPipeline has no family.*the check 'ratio' failed"):
+        flowrl.load_policy(case.make(), spec=spec)
+
+
+def test_families_without_a_file_are_four_or_more() -> None:
+    from flowrl.models import FAMILIES
+
+    kinds = {type(case.make()).__name__ for case in CASES}
+    assert len(kinds - set(FAMILIES)) >= 4

@@ -1,0 +1,216 @@
+"""Models from a hub, a folder, a file or a built pipeline; what is in the way of each is a sentence."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import PROMPTS, excite, save_sd3, sd3_pipeline
+
+from flowrl import export
+from flowrl.models import load_policy
+from flowrl.models.generic.listen import patched
+from flowrl.recipe import LoraSpec, PolicySpec
+
+TOKEN = "hf_planted_token_1234567890"
+ERRORS = {"missing": (404, "RepoNotFound"), "gated": (403, "GatedRepo"), "bare": (404, "EntryNotFound")}
+
+
+SEEN: list[str | None] = []
+
+
+class Hub(BaseHTTPRequestHandler):
+    """Answers as the hub does for models that are missing, gated, without a revision, or in another format."""
+
+    def do_HEAD(self) -> None:
+        SEEN.append(self.headers.get("authorization"))
+        name = self.path.split("/")[2]
+        status, code = ERRORS.get(name, (404, "RevisionNotFound"))
+        self.send_response(status)
+        self.send_header("X-Error-Code", code)
+        self.send_header("X-Error-Message", code)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_GET = do_HEAD
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def said(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """What a process that talks to such a hub says of each model."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    code = (
+        "import json, sys\nfrom flowrl.models import load_policy\nfrom flowrl.recipe import PolicySpec\nout = {}\n"
+        "for name, revision in json.loads(sys.argv[1]).items():\n"
+        "    try:\n        load_policy(PolicySpec(model=f'owner/{name}', revision=revision), token=sys.argv[2])\n"
+        "    except ValueError as error:\n        out[name] = str(error)\n"
+        "print(json.dumps(out))"
+    )
+    asked = {"missing": None, "gated": None, "bare": None, "old": "v9"}
+    home = tmp_path_factory.mktemp("home")
+    env = {**os.environ, "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HUB_OFFLINE": "0", "HF_HOME": str(home)}
+    done = subprocess.run(
+        [sys.executable, "-c", code, json.dumps(asked), TOKEN], env=env, capture_output=True, text=True, timeout=200, check=False
+    )
+    server.shutdown()
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert TOKEN not in done.stdout + done.stderr
+    yield json.loads(done.stdout.splitlines()[-1])
+
+
+HUB = {
+    "missing": "there is no model 'owner/missing' on the hub, or it is private",
+    "gated": "model 'owner/gated' is gated: accept its terms on its page of the hub, then log in",
+    "bare": "model 'owner/bare' is not in diffusers format: it has no model_index.json; download its single file",
+    "old": "model 'owner/old' has no revision 'v9'",
+}
+
+
+@pytest.mark.parametrize("name", HUB)
+def test_what_the_hub_refuses_is_a_sentence(said: dict[str, str], name: str) -> None:
+    assert HUB[name] in said[name]
+    assert f"Bearer {TOKEN}" in SEEN
+
+
+def test_a_full_disk_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    def full(*args: object, **kwargs: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", full)
+    with pytest.raises(ValueError, match="'owner/large' does not fit on the disk: no space left; free some, or set HF_HOME"):
+        load_policy("owner/large")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_sd3(tmp_path_factory.mktemp("models") / "model")
+
+
+def spec(folder: Path, **more: Any) -> PolicySpec:
+    own = {"model": str(folder), "dtype": "float32", "max_sequence_length": 8, "lora": LoraSpec(rank=2, alpha=3.0)}
+    return PolicySpec(**{**own, **more})
+
+
+def test_a_variant_that_is_not_there_is_a_sentence(folder: Path) -> None:
+    with pytest.raises(ValueError, match="has no variant 'fp16' of its weights; take policy.variant out"):
+        load_policy(spec(folder, variant="fp16"))
+
+
+def answer(policy: Any, seed: int = 3) -> torch.Tensor:
+    x = torch.randn(2, *policy.latent_shape(), generator=torch.Generator().manual_seed(seed))
+    with torch.no_grad():
+        return policy.velocity(x, torch.tensor([0.7, 0.4]), policy.encode(PROMPTS))
+
+
+def test_an_adapter_is_gone_on_with_bit_for_bit(folder: Path, tmp_path: Path) -> None:
+    first = load_policy(spec(folder))
+    excite(first.trainable())
+    export.save_lora(first, tmp_path / "lora")
+    again = load_policy(spec(folder, lora=LoraSpec(start=str(tmp_path / "lora"))))
+    assert torch.equal(answer(again), answer(first))
+    names = [name for name, _ in again.trainable()]
+    assert names == [name for name, _ in first.trainable()]
+    assert again.network.peft_config["default"].lora_alpha == 3.0
+    assert not again.adapted  # what it starts from is the file, so a frozen reference keeps a copy
+
+
+def test_an_adapter_goes_on_from_a_file_too(folder: Path, tmp_path: Path) -> None:
+    first = load_policy(spec(folder))
+    excite(first.trainable())
+    file = export.save_lora(first, tmp_path / "lora") / export.LORA_FILE
+    again = load_policy(spec(folder, lora=LoraSpec(start=str(file))))
+    assert torch.equal(answer(again), answer(first))
+
+
+def test_a_pipelines_own_adapter_stays_a_part_of_the_base(folder: Path, tmp_path: Path) -> None:
+    first = load_policy(spec(folder))
+    excite(first.trainable())
+    export.save_lora(first, tmp_path / "lora")
+    pipe = sd3_pipeline()
+    pipe.load_lora_weights(str(tmp_path / "lora"), adapter_name="style")
+    policy = load_policy(pipe, spec=spec(folder))
+    assert torch.allclose(answer(policy), answer(first), atol=1e-5)
+    assert {name.split(".")[-2] for name, _ in policy.trainable()} == {"default"}
+    before = answer(policy)
+    excite(policy.trainable(), seed=9)
+    assert not torch.allclose(answer(policy), before, atol=1e-3)
+    with policy.reference():
+        assert torch.equal(answer(policy), before)
+
+
+WRONG_LORA = {
+    "not there": ("nowhere.safetensors", "lora.start .*nowhere.safetensors.* could not be loaded"),
+    "another family": ("other", "adapter of another family|could not be loaded into StableDiffusion3Pipeline"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_LORA)
+def test_a_wrong_adapter_is_a_sentence(folder: Path, tmp_path: Path, case: str) -> None:
+    from safetensors.torch import save_file
+
+    (tmp_path / "other").mkdir()
+    weights = {f"unet.mid_block.attn.to_q.lora_{side}.weight": torch.zeros(2, 2) for side in "AB"}
+    save_file(weights, tmp_path / "other" / export.LORA_FILE)
+    start, message = WRONG_LORA[case]
+    with pytest.raises(ValueError, match=message):
+        load_policy(spec(folder, lora=LoraSpec(start=str(tmp_path / start))))
+
+
+def test_a_quantised_base_carries_an_adapter(folder: Path) -> None:
+    pytest.importorskip("torchao", reason="torchao is not installed")
+    policy = load_policy(spec(folder, quantize="int8", dtype="bfloat16"))
+    assert "Int8" in type(policy.network.transformer_blocks[0].attn.to_q.weight).__name__
+    plain = load_policy(spec(folder, dtype="bfloat16"))
+    gap = (answer(policy) - answer(plain)).abs().mean() / answer(plain).abs().mean()
+    assert 0 < gap < 0.05
+    x = torch.randn(2, *policy.latent_shape())
+    policy.velocity(x, torch.tensor([0.7, 0.4]), policy.encode(PROMPTS)).square().sum().backward()
+    assert all(p.grad is not None for name, p in policy.trainable() if "lora_B" in name and "add_q_proj" not in name)
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"quantize": "int8", "lora": LoraSpec(rank=0)}, "quantised weights cannot be trained; set a rank above 0"),
+        ({"quantize": "nf4"}, "needs (a CUDA device|bitsandbytes)"),
+        ({"attention": "flashy"}, "policy.attention 'flashy' is unknown; diffusers has: .*native"),
+        ({"attention": "sage"}, "has no backward"),
+        ({"attention": "xformers"}, "cannot be used here"),
+    ],
+)
+def test_what_cannot_be_had_here_is_a_sentence(folder: Path, more: dict[str, Any], said: str) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("these can be had on a GPU")
+    with pytest.raises(ValueError, match=said):
+        load_policy(spec(folder, **more))
+
+
+@pytest.mark.parametrize("backend", ["native", "_native_math"])
+def test_attention_backends_agree(folder: Path, backend: str) -> None:
+    chosen, plain = load_policy(spec(folder, attention=backend)), load_policy(spec(folder))
+    assert torch.allclose(answer(chosen), answer(plain), atol=1e-5)
+
+
+def test_offloaded_parts_come_back_to_the_cpu(folder: Path) -> None:
+    policy = load_policy(spec(folder, offload=("encoders", "vae")))
+    moved: list[str] = []
+    right = policy.pipe.vae.to
+    with patched(policy.pipe.vae, "to", lambda *args: (moved.append(str(args[0])), right(*args))[1]):
+        policy.decode(torch.randn(1, *policy.latent_shape()))
+    assert moved == ["cpu", "cpu"]  # to the policy's device, which is the CPU here, and back
