@@ -30,7 +30,7 @@ LONG_LENGTH = 512  # what diffusers pads to unless told otherwise
 MEAN, SPREAD = 1.0, 1.4
 RATE = 2e-3  # AdamW
 # The rate: up to step WARM, constant to the share HOLD of all steps, down to FLOOR of it at the share LAND, flat to the end.
-WARM, HOLD, LAND, FLOOR, STEPS = 100, 0.525, 0.8, 0.03, 3_200
+WARM, HOLD, LAND, FLOOR, STEPS = 100, 0.525, 0.8, 0.03, 4_000
 DECAY = 0.998  # of the moving average
 SAMPLING_STEPS = 20
 SHIFT = 3.0  # of the schedule, as Wan's at small sizes

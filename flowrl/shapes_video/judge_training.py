@@ -1,4 +1,4 @@
-"""Stage `judge`: trains the second opinion on degraded renderings, half of them through the autoencoder."""
+"""Stage `judge`: trains the second opinion on degraded renderings, half of them decoded from their latents."""
 
 import json
 from dataclasses import replace
@@ -15,15 +15,15 @@ from flowrl.shapes.loop import Job, run, warm_cosine
 from flowrl.shapes.render import JITTER, PALETTE
 from flowrl.shapes.world import COLORS, SHAPES
 from flowrl.shapes_video.augment import degrade, free
-from flowrl.shapes_video.autoencoder import reconstruct, to_tensor
+from flowrl.shapes_video.autoencoder import decode, prescribed, to_tensor
 from flowrl.shapes_video.judge import ELSE, EMPTY, OTHER, STANDS, Watcher
 from flowrl.shapes_video.render import FRAMES, SIZE, Scene, paint, scene
 from flowrl.shapes_video.world import DIRECTIONS, SPEEDS, captions
 
-POOL = 8000
+POOL = 4000
 BATCH = 48
 RATE = 2e-3
-STEPS = 1200
+STEPS = 900
 IGNORE = -100
 # Pixels a frame that are certainly a motion of the world; what lies between is not asked about.
 CERTAIN = {"slowly": (0.55, 1.1), "fast": (1.5, 2.4)}
@@ -89,11 +89,11 @@ def example(rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.int
 
 
 def examples(model: AutoencoderKLWan, n: int, seed: int) -> tuple[NDArray[np.uint8], Tensor, Tensor]:
-    """Videos [n, 9, 32, 32, 3], contents [n, 9] and motions [n]; even ones went through the autoencoder."""
+    """Videos [n, 9, 32, 32, 3], contents [n, 9] and motions [n]; even ones are decoded from their latents."""
     made = [example(np.random.default_rng((seed, 3, i))) for i in range(n)]
     videos = np.stack([one[0] for one in made])
     for i in range(0, n, 256):
-        videos[i : i + 256 : 2] = reconstruct(model, np.ascontiguousarray(videos[i : i + 256 : 2]))
+        videos[i : i + 256 : 2] = decode(model, prescribed(np.ascontiguousarray(videos[i : i + 256 : 2])))
     return videos, torch.from_numpy(np.stack([one[1] for one in made])), torch.tensor([one[2] for one in made])
 
 

@@ -45,17 +45,21 @@ def ceiling(n: int = 2000, seed: int = 5) -> dict[str, float]:
 
 
 def _instruments(out: Path, seed: int) -> dict[str, float]:
-    """How well the instruments read renderings of held-out captions; `reconstructed` went through the autoencoder."""
+    """How well the instruments read renderings of held-out captions; `decoded` ones are decoded from their latents, `encoded` ones from
+    what the encoder says."""
     from flowrl.shapes_video.pretrain import load_autoencoder
 
-    rows = captions("heldout") * 4
+    rows = captions("heldout") * 2
     drawn = draw(rows, seed + 77)
-    again = autoencoder.reconstruct(load_autoencoder(out), drawn)
+    model = load_autoencoder(out)
+    again = autoencoder.decode(model, autoencoder.prescribed(drawn))
+    whole = autoencoder.reconstruct(model, drawn)
     columns = {
         "verifier": verify.score(drawn, rows),
-        "verifier, reconstructed": verify.score(again, rows),
+        "verifier, decoded": verify.score(again, rows),
+        "verifier, encoded": verify.score(whole, rows),
         "judge": judge(drawn, rows),
-        "judge, reconstructed": judge(again, rows),
+        "judge, decoded": judge(again, rows),
     }
     return {name: round(float(value.mean()), 4) for name, value in columns.items()}
 
