@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 from flowrl.rewards import Reward
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    import numpy as np
     from torch import Tensor
 
     from flowrl.models import DiffusersPolicy
 
-Draw = Callable[[str, Mapping[str, Any], int], "Image"]
-"""draw(prompt, metadata, seed) -> an image."""
+Draw = Callable[[str, Mapping[str, Any], int], "np.ndarray"]
+"""draw(prompt, metadata, seed) -> an image, uint8 [H, W, 3], or a video, [T, H, W, 3]."""
 
 
 @dataclass(frozen=True)
@@ -37,14 +37,14 @@ class Choice:
 
 
 def values(choice: Choice) -> Callable[[Tensor, str, Mapping[str, Any]], Tensor]:
-    """value(pixels uint8 [L, H, W, 3], prompt, its metadata) -> float64 [L], NaN where the reward has no score."""
+    """value(pixels uint8 [L, (T,) H, W, 3], prompt, its metadata) -> float64 [L], NaN where the reward has no score."""
     from flowrl.inference import judge
 
     score = judge(choice.reward)
     return lambda pixels, prompt, metadata: score(pixels[None], [prompt], [metadata])[0]
 
 
-def kept(draw: Draw, choice: Choice, prompt: str, metadata: Mapping[str, Any], seed: int) -> tuple[Image, dict[str, Any]]:
+def kept(draw: Draw, choice: Choice, prompt: str, metadata: Mapping[str, Any], seed: int) -> tuple[np.ndarray, dict[str, Any]]:
     """The best of the seed's images, and what to note of it; scores are null where there is none."""
     import numpy as np
     import torch
@@ -54,10 +54,10 @@ def kept(draw: Draw, choice: Choice, prompt: str, metadata: Mapping[str, Any], s
 
     value = values(choice)
 
-    def look(images: Sequence[Image]) -> Tensor:
-        return value(torch.from_numpy(np.stack([np.asarray(image.convert("RGB")) for image in images])), prompt, metadata)
+    def look(images: Sequence[np.ndarray]) -> Tensor:
+        return value(torch.from_numpy(np.stack(images)), prompt, metadata)
 
-    def one(i: int) -> Image:
+    def one(i: int) -> np.ndarray:
         return draw(prompt, metadata, seed if i == 0 else noise.key(seed, 0, 0, i, "best of"))
 
     found = best_of(one, look, choice.best_of)
@@ -68,14 +68,12 @@ def kept(draw: Draw, choice: Choice, prompt: str, metadata: Mapping[str, Any], s
 
 def steered(policy: DiffusersPolicy, choice: Choice, steps: int) -> Draw:
     """Images by SVDD with choice.svdd candidates, at the policy's own guidance."""
-    from PIL.Image import fromarray
-
     from flowrl.inference import svdd
     from flowrl.samplers.noise import Source
 
     value, sigmas = values(choice), policy.sigmas(steps)
 
-    def draw(prompt: str, metadata: Mapping[str, Any], seed: int) -> Image:
+    def draw(prompt: str, metadata: Mapping[str, Any], seed: int) -> np.ndarray:
         cond, source = policy.encode([prompt]), Source(seed, 0)
         x0 = svdd(
             lambda x, sigma, slot: policy.velocity(x, sigma, cond.take(slot)),
@@ -85,7 +83,7 @@ def steered(policy: DiffusersPolicy, choice: Choice, steps: int) -> Draw:
             source,
             candidates=choice.svdd,
         )
-        return fromarray(policy.decode(x0)[0].cpu().numpy())
+        return policy.decode(x0)[0].cpu().numpy()
 
     return draw
 

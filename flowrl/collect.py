@@ -14,7 +14,7 @@ from torch import Tensor
 from flowrl.data import Prompts
 from flowrl.dist import World
 from flowrl.draw import Drawn, Walk, draw
-from flowrl.looks import spread, thumbs
+from flowrl.looks import seen, spread
 from flowrl.overlap import Early, waiting
 from flowrl.rewards import Rule, ruled
 from flowrl.rewards.base import Reward, Scores, State
@@ -27,7 +27,7 @@ from flowrl.types import Outcome, Policy
 from flowrl.witness import Witness
 
 Features = Callable[[np.ndarray], Any]
-"""Images uint8 [N, H, W, 3] -> features [N, D]."""
+"""Images uint8 [N, (T,) H, W, 3] -> features [N, D]."""
 
 
 @dataclass(frozen=True)
@@ -45,13 +45,14 @@ class Collected(Walk):
 def seemed(drawn: Drawn, prompts: Prompts, plan: Plan, world: World) -> dict[str, float]:
     """look/diversity: mean distance between thumbnails of one prompt's images;  look/latent: root mean square of the latents."""
     shape = (len(prompts), len(plan.leaves))
-    small = torch.zeros(*shape, thumbs(torch.zeros(1, 8, 8, 3, dtype=torch.uint8)).shape[-1], device=world.device)
+    own = None if drawn.samples is None else seen(drawn.samples.pixels[drawn.samples.scored])
+    width = max(world.gather(0 if own is None else own.shape[1]))
+    small = torch.zeros(*shape, width, device=world.device)
     square = torch.zeros(shape, dtype=torch.float64, device=world.device)
-    if drawn.samples is not None and drawn.rollout is not None:
+    if own is not None and drawn.samples is not None and drawn.rollout is not None:
         owned = drawn.samples.scored
-        pixels = drawn.samples.pixels[owned]
-        mine, means = torch.zeros(*owned.shape, small.shape[-1]), torch.zeros(owned.shape, dtype=torch.float64)
-        mine[owned] = thumbs(pixels[:, 0] if pixels.ndim == 5 else pixels)
+        mine, means = torch.zeros(*owned.shape, width), torch.zeros(owned.shape, dtype=torch.float64)
+        mine[owned] = own
         x0 = drawn.rollout.states(plan.leaves)
         means[owned] = x0[owned.to(x0.device)].double().square().flatten(1).mean(1).cpu()
         small[drawn.local], square[drawn.local] = mine.to(small), means.to(square)
@@ -119,9 +120,9 @@ def collect(
     if drawn.rollout is not None:
         densities[drawn.local] = drawn.rollout.log_prob.to(densities)
     world.sum(densities)
-    seen = None if features is None else described(features, drawn, (len(prompts), len(plan.leaves)), world)
+    vectors = None if features is None else described(features, drawn, (len(prompts), len(plan.leaves)), world)
     outcome = Outcome(
-        plan, scores, factors, prompts.text, prompts.metadata, slots, source.iteration, densities.cpu(), seen, metrics or {}
+        plan, scores, factors, prompts.text, prompts.metadata, slots, source.iteration, densities.cpu(), vectors, metrics or {}
     )
     seconds = {**drawn.seconds, "reward": time.perf_counter() - clock}
     return Collected(

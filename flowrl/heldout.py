@@ -29,7 +29,7 @@ SEED = 2**61 - 1
 @dataclass(frozen=True)
 class Judged:
     """scores: judge -> float64 [captions, images], NaN = could not be scored;  diversity: mean pairwise feature distance of a
-    caption's images;  pictures: (caption, image) -> uint8 [H, W, 3], those that were asked for;  looks: means of
+    caption's images;  pictures: (caption, image) -> uint8 [(T,) H, W, 3], those that were asked for;  looks: means of
     `flowrl.looks`. The same in every process."""
 
     scores: Mapping[str, np.ndarray]

@@ -6,13 +6,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flowrl.rewards.videos import chosen
+
 LEVELS = 8
 """Steps a colour channel is counted in for the entropy."""
 THUMB = 8
+FRAMES = 8
+"""Of a video so many are looked at."""
 
 
 def looks(images: np.ndarray) -> dict[str, np.ndarray]:
-    """Of images uint8 [N, H, W, 3], of video [N, T, H, W, 3] the mean over frames: name -> float64 [N].
+    """Of images uint8 [N, H, W, 3], of videos [N, T, H, W, 3] the mean over FRAMES frames: name -> float64 [N].
 
     saturation: mean of (max - min) / max of the channels, 0 grey to 1.
     edges: mean length of the brightness' gradient between neighbouring pixels, brightness in [0, 1].
@@ -21,7 +25,7 @@ def looks(images: np.ndarray) -> dict[str, np.ndarray]:
     Source: of what to look at: UniRL's report of an OCR reward, under which edges fell by 60 % and colour entropy by 54 %.
     """
     if images.ndim == 5:
-        each = [looks(images[:, t]) for t in range(images.shape[1])]
+        each = [looks(images[:, t]) for t in chosen(images.shape[1], FRAMES)]
         return {name: np.mean([told[name] for told in each], 0) for name in each[0]}
     x = images.astype(np.float64) / 255
     top = x.max(-1)
@@ -38,6 +42,15 @@ def _entropy(image: np.ndarray) -> float:
     share = np.bincount(step @ np.array([LEVELS**2, LEVELS, 1]), minlength=LEVELS**3) / len(step)
     share = share[share > 0]
     return float(-(share * np.log2(share)).sum() + 0.0)
+
+
+def seen(pixels: Tensor) -> Tensor:
+    """`thumbs` of images [N, H, W, 3], and of videos [N, T, H, W, 3] those of FRAMES frames one after the other, over the root of
+    their number: distances of videos are root mean squares over frames, on the scale of images."""
+    if pixels.ndim == 4:
+        return thumbs(pixels)
+    each = [thumbs(pixels[:, t]) for t in chosen(pixels.shape[1], FRAMES)]
+    return torch.cat(each, 1) / len(each) ** 0.5
 
 
 def thumbs(pixels: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
+from flowrl import optimizers
 from flowrl.collect import Features, collect
 from flowrl.data import Prompts
 from flowrl.dist import World
@@ -76,7 +77,7 @@ class Session:
     def state(self) -> dict[str, Any]:
         return {
             "weights": self.weights.state(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": optimizers.state(self.optimizer),
             "states": self.states,
             "seconds": self.seconds,
             "sizes": [self.sizes.slice, self.sizes.batch],
@@ -90,8 +91,7 @@ class Session:
                 f"{', '.join(self.states['rewards'])}; pass the same ones"
             )
         self.weights.load(state["weights"])
-        # only the moments: the settings of the optimizer are the recipe's, which a resumed run may change
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state["optimizer"]["state"]})
+        optimizers.load(self.optimizer, state["optimizer"]["state"])
         if state["books"]["geometry"] == self.books["geometry"]:
             self.sizes = Sizes(*state["sizes"])
         # a run that goes on with another selection or advantage, or is from before there were selections, begins theirs anew
@@ -105,7 +105,7 @@ def begin(parts: Parts[Any], sizes: Sizes) -> Session:
     """A session at iteration 0."""
     weights = Weights(parts.policy, parts.method.weights)
     spec = parts.recipe.optim
-    optimizer = torch.optim.AdamW(weights.parameters, lr=spec.lr, betas=spec.betas, eps=spec.eps, weight_decay=spec.weight_decay)
+    optimizer = optimizers.make(spec, weights.parameters)
     states: dict[str, State] = {name: reward.init() for name, (reward, _) in parts.rewards.items()}
     # what sizes were derived from: a resumed run that still agrees goes on with the sizes it had come down to
     asked = parts.recipe.sizes
@@ -141,8 +141,7 @@ def choose(parts: Parts[Any], iteration: int, state: State) -> Chosen:
 def warmed(session: Session, spec: OptimSpec) -> float:
     """Set this iteration's learning rate, and return it."""
     lr = spec.lr * min(1.0, (session.iteration + 1) / max(1, spec.warmup))
-    for group in session.optimizer.param_groups:
-        group["lr"] = lr
+    optimizers.set_rate(session.optimizer, lr)
     return lr
 
 

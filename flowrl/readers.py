@@ -14,6 +14,8 @@ from typing import Any, cast
 
 Row = str | dict[str, Any]
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+PICTURES = (*IMAGES, ".gif", ".mp4", ".webm", ".mov", ".mkv", ".avi")
+"""Images and videos."""
 # what may be JSON; NaN and Infinity, which Python reads too, stay text
 _JSON = re.compile(r"-?\d.*|true|false|null|[\[{].*", re.DOTALL)
 _QUOTED = re.compile(r'"([^"]|"")*"')
@@ -192,11 +194,11 @@ def listed(rows: Sequence[Row]) -> Table:
 
 
 def captions(folder: Path) -> Table:
-    """Images with captions beside them: photo.png and photo.txt."""
-    pictures = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGES)
+    """Images or videos with captions beside them: photo.png and photo.txt."""
+    pictures = sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURES)
     if not pictures:
         known = "train.txt, train_metadata.jsonl, metadata.jsonl, metadata.csv"
-        raise ValueError(f"{folder} holds no prompts: neither {known} nor images ({', '.join(IMAGES)})")
+        raise ValueError(f"{folder} holds no prompts: neither {known} nor images ({', '.join(PICTURES)})")
 
     def rows() -> Iterator[tuple[int, Row]]:
         for number, picture in enumerate(pictures, 1):

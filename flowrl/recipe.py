@@ -39,6 +39,7 @@ class PolicySpec:
     guidance_2: of the expert for low noise (Wan 2.2).  guidance_rescale: towards the text's own standard deviation.
     guidance_interval: the levels sigma at which two predictions are combined.
     height, width, frames, max_sequence_length None: the family's own.
+    edit: the prompt's image is edited by a model that also draws without one (FLUX.2).
     quantize: the frozen base in 4 or 8 bits (QLoRA): nf4 by bitsandbytes on CUDA, int8 by torchao anywhere.
     offload: parts that wait on the CPU until they work.
     attention: a diffusers attention backend, for rollout and training alike (None: as the model was loaded).
@@ -63,6 +64,7 @@ class PolicySpec:
     width: int | None = Field(default=None, gt=0)
     frames: int | None = Field(default=None, gt=0)
     max_sequence_length: int | None = Field(default=None, gt=0)
+    edit: bool = False
     checkpointing: bool = False
     noise_head: bool = False
     lora: LoraSpec = Field(default_factory=LoraSpec)
@@ -73,7 +75,8 @@ class RewardSpec:
     """name: "clip", "shapes:soft", "module:name" or "file.py:function".
     threshold: it counts as 1 above, else 0.  gate: rewards listed after it count only where its score is at least so much.
     Where its network goes, if it has one: device (None: the run's), dtype and batch (None: the reward's own choice), offload (on
-    the CPU between calls)."""
+    the CPU between calls).
+    frames: of a video it is shown so many, evenly spread (None: all for what reads motion and for your own functions, else 8)."""
 
     name: str
     weight: float = 1.0
@@ -83,6 +86,7 @@ class RewardSpec:
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     batch: int | None = Field(default=None, ge=1)
     offload: bool = False
+    frames: int | None = Field(default=None, ge=1)
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -119,8 +123,10 @@ class DataSpec:
 
 @dataclass(frozen=True, config=STRICT)
 class OptimSpec:
-    """AdamW. max_norm clips the gradient norm."""
+    """AdamW; name "adamw8bit" keeps its moments in 8 bits (bitsandbytes on CUDA, torchao elsewhere). max_norm clips the gradient
+    norm."""
 
+    name: Literal["adamw", "adamw8bit"] = "adamw"
     lr: float = Field(default=3e-4, ge=0)
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = Field(default=1e-8, gt=0)
@@ -144,7 +150,7 @@ class SizesSpec:
 class EvalSpec:
     """Held-out evaluation: every so many iterations on `quick` prompts, before and after on `prompts` (None: all).
     rewards: judges by name, the first is the headline (none: the training reward). features: "module:function", images -> [N,
-      D], for diversity."""
+      D], for diversity; of videos the mean over 8 frames."""
 
     every: int = Field(default=10, ge=0)
     quick: int = Field(default=32, ge=1)

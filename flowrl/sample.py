@@ -1,13 +1,14 @@
-"""Images from a plain diffusers pipeline: what a trained adapter does, without any of the training code."""
+"""Images and videos from a plain diffusers pipeline: what a trained adapter does, without any of the training code."""
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flowrl import data
 from flowrl.choice import Choice, Draw, kept, policy, steered
@@ -15,12 +16,19 @@ from flowrl.data import Prompts
 from flowrl.inference import guided
 from flowrl.inference.guidance import check
 
+if TYPE_CHECKING:
+    import numpy as np
+
 __all__ = ["Choice", "load_pipeline", "read_prompts", "sample", "usable"]
 
 SHAPES_TOKENS = 16
 """The embedded model was trained on 16 text tokens."""
 TOKENS = 256
 """What Stable Diffusion 3's pipeline takes unless told otherwise."""
+FPS = 16.0
+"""Wan's; no pipeline says its own."""
+STRIP = 3
+"""Frames of a video on the grid."""
 
 
 def sample(
@@ -35,18 +43,25 @@ def sample(
     choice: Choice | None = None,
     out: str | Path = "samples",
     device: str = "auto",
+    frames: int | None = None,
+    fps: float = FPS,
     progress: Callable[[str], None] | None = None,
 ) -> Path:
-    """Write one PNG a prompt and seed, grid.png (a row a prompt, a column a seed) and metadata.jsonl; returns the folder.
+    """Write one PNG, or one video, a prompt and seed, grid.png (a row a prompt, a column a seed) and metadata.jsonl; returns the
+    folder.
 
     An image depends on its prompt, its seed and the settings, not on what else is sampled: each is drawn from its own generator.
     rlg: weight of the guidance from the base to the adapter, None or 1 the adapter as it is (`flowrl.inference.rlg`).
     choice: several images a seed, or candidates a step, of which a reward keeps the best; prompts with metadata for it are a
     flowrl.data.Prompts. Scores are written to metadata.jsonl.
+    frames: of a video, None as many as its pipeline makes;  fps: at which it plays. Videos are .mp4 where a package can write them,
+    else animated .webp (`moving.film`); `progress` is told which.
 
-    Raises: ValueError for no prompts or seeds, a folder that holds no adapter, rlg without adapter, or a reward that could not
-    score any image; FileNotFoundError for a missing folder.
+    Raises: ValueError for no prompts or seeds, a folder that holds no adapter, rlg without adapter, frames of a model of images,
+    or a reward that could not score any image; FileNotFoundError for a missing folder.
     """
+    from flowrl import moving
+
     if not prompts or not seeds:
         raise ValueError(f"nothing to sample: {len(prompts)} prompts and {len(seeds)} seeds; give at least one of each")
     given = prompts if isinstance(prompts, Prompts) else data.read(list(prompts))
@@ -57,22 +72,25 @@ def sample(
             check(rlg)
             if folder is None:
                 raise ValueError(f"rlg {rlg:g} goes from the base to an adapter, and none is given; add one: --lora RUN")
-        pipe, draw = _drawing(model, folder, steps, guidance, choice, device)
+        pipe, draw = _drawing(model, folder, steps, guidance, choice, device, frames)
         if rlg is not None:
             stack.enter_context(guided(pipe, rlg))
         settings = {"steps": steps, "guidance": guidance, "model": model, "lora": folder and str(folder), "rlg": rlg}
         out = Path(out)
         out.mkdir(parents=True, exist_ok=True)
-        rows: list[list[Any]] = []
+        rows: list[list[np.ndarray]] = []
+        if progress is not None and filmed(pipe):
+            progress(f"videos are written as {moving.described()}")
         records: list[dict[str, Any]] = []
         for number, (prompt, metadata) in enumerate(zip(given.text, given.metadata, strict=True)):
-            images: list[Any] = []
+            images: list[np.ndarray] = []
+            told = {**metadata, "fps": fps} if filmed(pipe) else metadata
             for seed in seeds:
-                image, note = kept(draw, choice, prompt, metadata, seed) if choice else (draw(prompt, metadata, seed), {})
-                name = f"{number:04d}-{_slug(prompt)}-{seed}.png"
-                image.save(out / name)
-                images.append(image)
-                records.append({**metadata, "file_name": name, "prompt": prompt, "seed": seed, **settings, **note})
+                image, note = kept(draw, choice, prompt, told, seed) if choice else (draw(prompt, told, seed), {})
+                stem = out / f"{number:04d}-{_slug(prompt)}-{seed}"
+                file = moving.save(stem, image, None) if image.ndim == 3 else moving.film(stem, image, fps)
+                images.append(image if image.ndim == 3 else moving.strip(image, STRIP, gap=0))
+                records.append({**told, "file_name": file.name, "prompt": prompt, "seed": seed, **settings, **note})
             rows.append(images)
             if progress is not None:
                 progress(f"{number + 1}/{len(given)}  {prompt}")
@@ -86,8 +104,10 @@ def sample(
     return out
 
 
-def _drawing(model: str, folder: Path | None, steps: int, guidance: float, choice: Choice | None, device: str) -> tuple[Any, Draw]:
-    """A loaded pipeline, and what draws one image with it."""
+def _drawing(
+    model: str, folder: Path | None, steps: int, guidance: float, choice: Choice | None, device: str, frames: int | None
+) -> tuple[Any, Draw]:
+    """A loaded pipeline, and what draws one image or video with it."""
     if choice and choice.svdd > 1:
         made = policy(model, folder, guidance, device, SHAPES_TOKENS if model == "shapes" else TOKENS)
         return made.pipe, steered(made, choice, steps)
@@ -97,13 +117,33 @@ def _drawing(model: str, folder: Path | None, steps: int, guidance: float, choic
     if folder is not None:
         pipe.load_lora_weights(str(folder))
     extra = {"max_sequence_length": SHAPES_TOKENS} if model == "shapes" else {}
+    if frames is not None:
+        if not filmed(pipe):
+            raise ValueError(f"model {model!r} makes images, and {frames} frames are asked for; leave --frames out")
+        extra["num_frames"] = frames
 
-    def draw(prompt: str, metadata: Mapping[str, Any], seed: int) -> Any:
+    def draw(prompt: str, metadata: Mapping[str, Any], seed: int) -> np.ndarray:
         # one call an image: in a batch, rounding depends on the neighbours
         noise = torch.Generator().manual_seed(seed)
-        return pipe(prompt, num_inference_steps=steps, guidance_scale=guidance, generator=noise, **extra).images[0]
+        return first(pipe(prompt, num_inference_steps=steps, guidance_scale=guidance, generator=noise, **extra))
 
     return pipe, draw
+
+
+def filmed(pipe: Any) -> bool:
+    """Whether a pipeline makes videos."""
+    return "num_frames" in inspect.signature(type(pipe).__call__).parameters
+
+
+def first(answer: Any) -> np.ndarray:
+    """What a pipeline drew first, uint8 [H, W, 3] or [T, H, W, 3], whether it answers with pictures or with numbers in [0, 1]."""
+    import numpy as np
+    from PIL import Image
+
+    if "frames" not in answer:
+        return np.asarray(answer.images[0].convert("RGB"))
+    video = np.stack([np.asarray(one.convert("RGB") if isinstance(one, Image.Image) else one) for one in answer.frames[0]])
+    return video if video.dtype == np.uint8 else (video * 255).round().clip(0, 255).astype(np.uint8)
 
 
 def load_pipeline(model: str, device: str) -> Any:
@@ -184,11 +224,11 @@ def _slug(prompt: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:40] or "prompt"
 
 
-def _grid(rows: Sequence[Sequence[Any]], prompts: Sequence[str]) -> Any:
+def _grid(rows: Sequence[Sequence[np.ndarray]], prompts: Sequence[str]) -> Any:
     """A contact sheet: small images are drawn larger, a caption stands above each row."""
     from PIL import Image, ImageDraw
 
-    width, height = rows[0][0].size
+    height, width = rows[0][0].shape[:2]
     scale = max(1, 128 // width)
     width, height, gap, line = width * scale, height * scale, 4, 16
     columns = len(rows[0])
@@ -198,7 +238,7 @@ def _grid(rows: Sequence[Sequence[Any]], prompts: Sequence[str]) -> Any:
         top = gap + y * (height + line + gap)
         draw.text((gap, top), _clip(draw, prompt, sheet.width - 2 * gap), fill="black")
         for x, image in enumerate(images):
-            larger = image.convert("RGB").resize((width, height), Image.Resampling.NEAREST)
+            larger = Image.fromarray(image).resize((width, height), Image.Resampling.NEAREST)
             sheet.paste(larger, (gap + x * (width + gap), top + line))
     return sheet
 

@@ -60,6 +60,11 @@ class Policy(Protocol):
     path: Path
     network: nn.Module
 
+    @property
+    def fps(self) -> float | None:
+        """Frames a second of its videos; None: it makes images."""
+        ...
+
     def encode(
         self,
         prompts: Sequence[str],

@@ -2,14 +2,15 @@
 
 `make("clip")`, `make("shapes:soft")`, `make("module:name")`, `make("file.py:function")` or `make(function)` give a `Reward`;
 `parse("clip=0.5")` reads a name with a weight; `total` adds scores up; `Place` says where networks go.
-Functions that see more or say more: `groupwise`, `referenced`, `differentiable`, `Detailed`; `cached` asks a pure one once.
+Functions that see more or say more: `groupwise`, `referenced`, `framewise`, `differentiable`, `Detailed`; `cached` asks a pure one
+once. Videos are [N, T, H, W, 3]; a reward of single images is shown 8 of the frames, evenly spread (`Place.frames`).
 The names are the rows of `TABLE`.
 """
 
 from .base import Compares, DifferentiableReward, Reward, Samples, Scores, State, TrainableReward
 from .cache import cached
 from .combine import Rule, ruled, total
-from .forms import Detailed, groupwise, referenced
+from .forms import Detailed, framewise, groupwise, referenced
 from .lift import RewardError, differentiable
 from .names import make, parse
 from .place import Place
@@ -30,6 +31,7 @@ __all__ = [
     "TrainableReward",
     "cached",
     "differentiable",
+    "framewise",
     "groupwise",
     "make",
     "parse",

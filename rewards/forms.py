@@ -93,6 +93,51 @@ def referenced(function: Callable[[np.ndarray, list[str], list[Metadata], list[R
     return Referenced(function)
 
 
+@dataclass(frozen=True)
+class Framewise:
+    """See `framewise`."""
+
+    function: Callable[[np.ndarray, list[str], list[Metadata]], Any]
+
+    @property
+    def waits(self) -> bool:
+        return waits(self.function)
+
+    def on(self, call: Call) -> Any:
+        return over_frames(self.function, call.images, call.prompts, call.metadata)
+
+
+def framewise(function: Callable[[np.ndarray, list[str], list[Metadata]], Any]) -> Framewise:
+    """Marks f(images uint8 [N, H, W, 3], prompts, metadata) -> N floats as one of single images. A video has the mean of the scores
+    of its frames: of 8 of them, or of as many as the user says (`place.Place.frames`).
+
+    >>> import numpy as np
+    >>> red = framewise(lambda images, prompts, metadata: images[..., 0].mean((1, 2)))
+    >>> video = np.stack([np.full((4, 4, 3), level, np.uint8) for level in (0, 100)])[None]
+    >>> red.on(Call(video, ["a sunrise"], [{}], [[]], np.zeros(1, int))).values.tolist()
+    [50.0]
+    """
+    return Framewise(function)
+
+
+def over_frames(function: Callable[..., Any], images: np.ndarray, *columns: Sequence[Any]) -> Any:
+    """function(images, *columns) of images [N, H, W, 3]; of videos [N, T, H, W, 3] the mean of what it says of their frames, over
+    those it could score, and so for its parts. columns: lists of N."""
+    if images.ndim != 5:
+        return function(images, *columns)
+    count, frames = images.shape[:2]
+    repeated = ([value for value in some for _ in range(frames)] for some in columns)
+    told = detailed(function(images.reshape(-1, *images.shape[2:]), *repeated))
+
+    def mean(values: Any) -> np.ndarray:
+        each = column(values, count * frames).reshape(count, frames)
+        known = ~np.isnan(each)
+        total = np.where(known, each, 0).sum(1)
+        return np.divide(total, known.sum(1), out=np.full(count, np.nan), where=known.any(1))
+
+    return Detailed(mean(told.values), {name: mean(some) for name, some in told.parts.items()})
+
+
 def detailed(told: Any) -> Detailed:
     """What a function returned, with its parts if it gave any."""
     return told if isinstance(told, Detailed) else Detailed(told)

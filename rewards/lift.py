@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .base import Compares, NotAScore, Samples, Scores, State, WithGraph, waits
 from .forms import Call, Detailed, Form, Groupwise, detailed
+from .videos import chosen
 
 Function = Callable[[np.ndarray, list[str], list[dict[str, Any]]], Any]
 """f(images uint8 [N, (T,) H, W, 3], prompts, metadata) -> N floats, prompt-major; NaN or None where it could not score."""
@@ -26,7 +27,7 @@ class RewardError(RuntimeError):
 @dataclass(frozen=True)
 class Lifted:
     """A function, plain or of another form (`forms`), as a Reward. It sees the scored leaves only, prompt by prompt, as its own
-    copies.
+    copies. frames: of a video it sees so many, see `calling`; None: all.
 
     State: {"scored": n, "failed": n}, counts over the run. NaN and None count as failed and warn the first time.
 
@@ -36,6 +37,7 @@ class Lifted:
 
     name: str
     function: Function | Form
+    frames: int | None = None
 
     @property
     def relative(self) -> bool:
@@ -77,7 +79,7 @@ class Lifted:
         return values
 
     def _call(self, samples: Samples, scored: Tensor) -> Any:
-        call = calling(samples, scored)
+        call = calling(samples, scored, self.frames)
         try:
             if isinstance(self.function, Form):
                 return self.function.on(call)
@@ -100,20 +102,33 @@ class Lifted:
         return values
 
 
-def calling(samples: Samples, scored: Tensor) -> Call:
-    """What a function is told of the scored leaves, as its own copies."""
+def calling(samples: Samples, scored: Tensor, frames: int | None = None) -> Call:
+    """What a function is told of the scored leaves, as its own copies. frames: of a video so many are shown, evenly spread from the
+    first to the last (`videos.chosen`), and metadata's "fps" is their rate."""
     # one row of the mask is one prompt, so row-major order is prompt-major
     owner, leaf = scored.nonzero().T.tolist()
-    images = samples.pixels[scored.to(samples.pixels.device)].cpu().numpy()
+    pixels, metadata = samples.pixels, [dict(samples.metadata[p]) for p in owner]
+    if frames is not None and pixels.ndim == 6 and pixels.shape[2] > frames:
+        metadata = [slower(told, pixels.shape[2], frames) for told in metadata]
+        pixels = pixels[:, :, chosen(pixels.shape[2], frames)]
+    images = pixels[scored.to(pixels.device)].cpu().numpy()
     rival = samples.rival.cpu()[leaf].numpy()
     given = samples.references
     return Call(
         images,
         [samples.prompts[p] for p in owner],
-        [dict(samples.metadata[p]) for p in owner],
+        metadata,
         [[] if given is None else [np.asarray(one) for one in given[p]] for p in owner],
         np.unique(np.stack([owner, rival], 1), axis=0, return_inverse=True)[1].reshape(-1),
     )
+
+
+def slower(metadata: Mapping[str, Any], total: int, shown: int) -> dict[str, Any]:
+    """Metadata of a video of `total` frames of which `shown` are seen: "fps" is theirs."""
+    fps = metadata.get("fps")
+    if not isinstance(fps, int | float) or isinstance(fps, bool) or shown < 2:
+        return dict(metadata)
+    return {**metadata, "fps": fps * (shown - 1) / (total - 1)}
 
 
 @dataclass(frozen=True)
@@ -134,9 +149,16 @@ class LiftedWithGraph:
         return self.scores(samples, state)
 
     def with_graph(self, images: Tensor, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> Tensor:
-        """Raises: RewardError if the function raises; TypeError or ValueError if its result is not a tensor [N]."""
+        """Of a video the frames the scores are taken of.
+
+        Raises: RewardError if the function raises; TypeError or ValueError if its result is not a tensor [N].
+        """
+        frames, told = self.scores.frames, [dict(m) for m in metadata]
+        if frames is not None and images.ndim == 5 and images.shape[1] > frames:
+            told = [slower(m, images.shape[1], frames) for m in told]
+            images = images[:, chosen(images.shape[1], frames)]
         try:
-            result = self.function.with_graph(images, list(prompts), [dict(m) for m in metadata])
+            result = self.function.with_graph(images, list(prompts), told)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:

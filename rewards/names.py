@@ -9,10 +9,10 @@ from typing import Any
 
 from .base import NotAScore, Reward, WithGraph
 from .cache import cached
-from .forms import Form, Groupwise, Referenced
+from .forms import Form, Framewise, Groupwise, Referenced, framewise
 from .lift import Differentiable, Lifted, LiftedWithGraph
 from .load import FILE, MODULE, load, present
-from .place import Place
+from .place import FRAMES, Place
 from .remote.address import open_only
 from .row import Row
 from .table import TABLE
@@ -47,31 +47,34 @@ def make(spec: str | Callable[..., Any] | Reward, name: str | None = None, place
     the spec as written, or a function's __name__.
 
     spec: a name of TABLE with an optional ":variant"; "module:name" or "file.py:function"; a function
-    f(images uint8 [N, (T,) H, W, 3], prompts, metadata) -> N floats, prompt-major; one marked by `differentiable`, `groupwise` or
-    `referenced`; or a Reward.
-    place: where rewards with a network of their own put it, and how they call it; a device alone will do.
+    f(images uint8 [N, (T,) H, W, 3], prompts, metadata) -> N floats, prompt-major; one marked by `differentiable`, `groupwise`,
+    `framewise` or `referenced`; or a Reward.
+    place: where rewards with a network of their own put it, and how they call it; and how many frames of a video any but a Reward
+    is shown; a device alone will do.
 
     Raises: ValueError for an unknown name, module or function, or credentials in an address; FileNotFoundError for a missing file;
     TypeError if not callable.
     """
+    place = Place(place) if isinstance(place, str) else place
     if not isinstance(spec, str):
-        return _lift(spec, name or _called(spec))
+        return _lift(spec, name or _called(spec), place.frames)
     open_only(spec)
     _check(spec)
     head, _, variant = spec.partition(":")
     if head not in TABLE:
-        return _lift(load(spec, "reward", f"{_nearest(spec.partition(':')[0])} "), name or spec)
+        return _lift(load(spec, "reward", f"{_nearest(spec.partition(':')[0])} "), name or spec, place.frames)
     row = TABLE[head]
     if variant and not row.variants:
         raise ValueError(f"reward {head!r} has no variants, but {spec!r} asks for {variant!r}; write {head!r}")
     target = load(row.target, "reward")
     if row.variants or row.placed:
-        where = {"place": Place(place) if isinstance(place, str) else place} if row.placed else {}
+        where = {"place": place} if row.placed else {}
         target = target(variant, **where) if variant else target(**where)
-    return _lift(target, name or str(getattr(target, "name", spec)), row.pure)
+    called, frames = name or str(getattr(target, "name", spec)), place.frames or (None if row.whole else FRAMES)
+    return _lift(framewise(target) if row.single else target, called, frames, row.pure)
 
 
-def _lift(value: Any, name: str, pure: bool = False) -> Reward:
+def _lift(value: Any, name: str, frames: int | None, pure: bool = False) -> Reward:
     if isinstance(value, type):
         raise NotAScore(f"reward {name!r} is a class; give an instance of it, or a function of (images, prompts, metadata)")
     if isinstance(value, Reward):
@@ -79,12 +82,13 @@ def _lift(value: Any, name: str, pure: bool = False) -> Reward:
     if not callable(value) and not isinstance(value, Form):
         what = type(value).__name__
         raise NotAScore(f"reward {name!r} is a {what}, which cannot be called; give a function of (images, prompts, metadata)")
-    scores = Lifted(name, cached(value) if pure and not isinstance(value, Form) else value)
+    frames = FRAMES if frames is None and isinstance(value, Framewise) else frames
+    scores = Lifted(name, cached(value) if pure and not isinstance(value, Form) else value, frames)
     return LiftedWithGraph(scores, value) if isinstance(value, WithGraph) else scores
 
 
 def _called(value: Any) -> str:
-    value = value.function if isinstance(value, Differentiable | Groupwise | Referenced) else value
+    value = value.function if isinstance(value, Differentiable | Framewise | Groupwise | Referenced) else value
     return str(getattr(value, "__name__", type(value).__name__))
 
 

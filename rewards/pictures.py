@@ -22,12 +22,13 @@ def read(path: str | Path) -> np.ndarray:
         raise FileNotFoundError(f"there is no picture {path}")
     try:
         with Image.open(path) as image:
-            return np.asarray(_rgb(ImageOps.exif_transpose(image), path))
+            return np.asarray(rgb(ImageOps.exif_transpose(image), path))
     except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path} cannot be read as a picture: {error}") from error
 
 
-def _rgb(image: Image.Image, path: str | Path) -> Image.Image:
+def rgb(image: Image.Image, path: str | Path) -> Image.Image:
+    """A picture or a frame in 8 bits, over white. Raises: ValueError where its numbers have no white."""
     if image.mode == "F" or (image.mode == "I" and not _within(image)):
         raise ValueError(f"{path} has {image.mode!r} pixels, whose white is not known; save it with 8 or 16 bits")
     if image.mode.startswith("I"):

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 M = TypeVar("M", bound=nn.Module)
+FRAMES = 8
+"""Of a video, what a reward of single images is shown unless told otherwise."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -23,16 +25,21 @@ class Place:
     kin), bfloat16 for language models.
     batch: images a network call; None: the reward's own choice.
     offload: the network waits on the CPU between calls.
+    frames: of a video that any reward is shown, evenly spread from the first to the last; None: all for one that reads motion, and
+    for a function of the user's own, else FRAMES.
 
-    Raises: ValueError for a batch below 1 or a dtype that is not one of float32, bfloat16 and float16.
+    Raises: ValueError for a batch or frames below 1 or a dtype that is not one of float32, bfloat16 and float16.
     """
 
     device: str = "cpu"
     dtype: str | None = None
     batch: int | None = None
     offload: bool = False
+    frames: int | None = None
 
     def __post_init__(self) -> None:
+        if self.frames is not None and self.frames < 1:
+            raise ValueError(f"frames is {self.frames}; show a reward at least 1 frame of a video")
         if self.batch is not None and self.batch < 1:
             raise ValueError(f"batch is {self.batch}; give at least 1 image a network call")
         if self.dtype is not None and self.dtype not in DTYPES:

@@ -12,7 +12,9 @@ class Row(NamedTuple):
     if none is given), and with place= if `placed`, and returns the reward.
     about: what it measures;  variants: what may follow the colon, "" for nothing.
     placed: has a network that goes where the user says (`place.Place`);  pure: an image's score depends on image, prompt and
-    metadata alone, and costs more than a hash, so answers are kept (`cache.cached`).
+    metadata alone, and costs more than a hash, so answers are kept (`cache.cached`);  whole: it is given every frame of a video,
+    unless the user says how many (`place.Place.frames`); others see some, and score their mean;  single: a function of images
+    [N, H, W, 3] alone, which is asked of each frame.
     licence: of the weights or the rule;  weights: gigabytes to download, 0 for none;  memory: gigabytes of a GPU at its own dtype
     and batch, from the size of the weights where it was not measured;  range: of the scores;  hacks: how a policy is known to
     cheat it;  needs: packages beyond flowrl's own, as pip names them;  source: paper, code or weights.
@@ -23,6 +25,8 @@ class Row(NamedTuple):
     variants: str = ""
     placed: bool = False
     pure: bool = False
+    whole: bool = False
+    single: bool = False
     licence: str = ""
     weights: float = 0.0
     memory: float = 0.0

@@ -20,6 +20,7 @@ EMBEDDED: dict[str, Row] = {
         "flowrl.shapes.reward:shapes",
         "exact verifier of the embedded shapes world",
         "soft (default) or strict",
+        single=True,
         licence="Apache-2.0",
         range="0 to 1",
         hacks="none known: strict asks for every shape, colour and place; soft pays for parts",

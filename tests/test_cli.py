@@ -7,6 +7,7 @@ import resource
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -23,10 +24,10 @@ from flowrl.cli import methods as explained
 from flowrl.cli.app import main
 from flowrl.cli.sample import parse_seeds
 from flowrl.methods.claims import NUMBERS
-from flowrl.recipe import Recipe, RewardSpec
+from flowrl.recipe import PolicySpec, Recipe, RewardSpec
 from flowrl.settings import dump, load
 
-COMMANDS = ("train", "sample", "score", "serve", "methods", "rewards", "plan", "report", "vote")
+COMMANDS = ("train", "sample", "score", "serve", "methods", "rewards", "plan", "report", "export", "vote")
 
 
 @pytest.fixture(autouse=True)
@@ -588,7 +589,12 @@ def test_seeds():
 def test_the_final_screen_compares_every_task_and_says_what_next(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     folder = write_result(tmp_path / "my run")
     (folder / "lora").mkdir()
+    for name in ("pytorch_lora_weights", "mine"):
+        (folder / "lora" / f"{name}.safetensors").touch()
     dump(Recipe(), folder / "run.yaml")
+    screen.final(folder)
+    assert "ComfyUI" not in capsys.readouterr().out  # which has no embedded model
+    dump(replace(Recipe(), policy=PolicySpec(model="someone/model")), folder / "run.yaml")
     screen.final(folder)
     said = capsys.readouterr().out
     rows = {line.split()[0]: line for line in said.splitlines() if line.strip()}
@@ -596,7 +602,8 @@ def test_the_final_screen_compares_every_task_and_says_what_next(tmp_path: Path,
     assert rows["counting"].split()[-1] == "-0.050"
     assert rows["all"].split() == ["all", "40", "0.210", "[0.110,", "0.310]", "→", "0.350", "[0.250,", "0.450]", "+0.140"]
     assert "mix_grpo, seed 3, 4.2 minutes" in said
-    assert f"run folder  {folder}" in said
+    assert f"run folder  {folder}\nfor ComfyUI {folder / 'lora' / 'mine.safetensors'}   #" in said
+    assert "weights.safetensors" not in said
     commands = [shlex.split(line.partition("   # ")[0]) for line in said.partition("\nnext\n")[2].splitlines()]
     assert [words[1] if words[0].endswith("flowrl") else words[3] for words in commands] == ["sample", "report", "train"]
     assert commands[0][-1] == str(folder / "lora")  # quoted, so that it survives a space in the path

@@ -54,3 +54,14 @@ def test_a_family_is_what_its_pipeline_is(subjects: Mapping[str, Subject], case:
     wrong = [f"{f.check}: {f.measured} above {f.limit}; {f.said}" for f in found if not f.passed]
     assert not wrong, "\n".join(wrong)
     assert found or check == "schedule"
+
+
+@pytest.mark.parametrize("check", ["schedule", "pipeline", "ratio", "adapter"])
+def test_half_precision_is_near_and_replayed_exactly(halved: Subject, check: str) -> None:
+    wrong = [f"{f.check}: {f.measured} above {f.limit}; {f.said}" for f in CHECKS[check](halved) if not f.passed]
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.fixture(scope="module")
+def halved(tmp_path_factory: pytest.TempPathFactory) -> Subject:
+    return subject(CASES["sd3"], tmp_path_factory.mktemp("half"), "bfloat16")

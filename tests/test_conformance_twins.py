@@ -206,4 +206,3 @@ def test_the_first_module_that_differs_is_named(made: Subject) -> None:
 
     said = [f.said for f in CHECKS["pipeline"](planted(made, plant)) if not f.passed]
     assert any("first module that differs: transformer_blocks.1.ff.net.2, of norm" in line for line in said), said
-

@@ -104,7 +104,7 @@ def test_a_failed_save_keeps_the_old_file(base: Path, tmp_path: Path, monkeypatc
     p = policy(base)
     before = (export.save(p, tmp_path / "lora") / export.LORA_FILE).read_bytes()
 
-    def fails(place: Path, **_: object) -> None:
+    def fails(place: Path, transformer_lora_layers: object, transformer_lora_adapter_metadata: object) -> None:
         (Path(place) / export.LORA_FILE).write_bytes(b"half")
         raise OSError("disk full")
 

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from diffusers import StableDiffusion3Pipeline
-from families.unnamed import CASES
+from families.unnamed import CASES, WHOLE
+from test_conformance import subject
 from tiny import sd3_pipeline
 
 import flowrl
+from flowrl import models
+from flowrl.conformance import CHECKS
 from flowrl.models.generic import Generic
 from flowrl.recipe import PolicySpec
+from flowrl.samplers import paths
 
 SPEC = PolicySpec(dtype="float32", guidance=4.5, max_sequence_length=8, steps=3)
 Guide = Callable[[torch.Tensor, torch.Tensor, float, int], torch.Tensor]
@@ -97,8 +102,8 @@ REFUSED = {
         r"could not be learned: how two predictions are combined at guidance 3\.7 is none of",
     ),
     "a state that is scaled": ({"feed": lambda x, i: 0.9 * x}, "no argument of the network is the state"),
-    "a curved time": ({"clock": lambda sigma: 1000 * sigma**2}, "the argument 'timestep' is no line in sigma"),
-    "no time at all": ({"clock": lambda sigma: 0 * sigma + 5}, "no argument of the network changes with sigma"),
+    "a curved time": ({"clock": lambda sigma: 1000 * sigma**2}, "the argument 'timestep' is no line in the level"),
+    "no time at all": ({"clock": lambda sigma: 0 * sigma + 5}, "no argument of the network changes with the level"),
     "an answer that is bent": ({"answer": lambda u: u.tanh()}, "is not the network's answer"),
     "a schedule that follows the prompt": (
         {"shift": lambda prompt: 3.0 + len(prompt) / 10},
@@ -119,6 +124,16 @@ def test_a_network_that_answers_otherwise_under_checkpointing_is_refused() -> No
     spec = PolicySpec(dtype="float32", steps=3, checkpointing=True, **case.spec)
     with pytest.raises(ValueError, match="ChromaPipeline has no family.*the check 'ratio' failed"):
         flowrl.load_policy(case.make(), spec=spec)
+
+
+def test_a_diffusion_without_a_family_is_trained_as_a_whole(tmp_path: Path) -> None:
+    made = subject(WHOLE, tmp_path)
+    made.build = models.load_policy
+    for check in ("schedule", "pipeline", "quiet", "encode", "decode", "lanes", "memory"):
+        assert not [f for f in CHECKS[check](made) if not f.passed], check
+    assert made.plain.path is not paths.flow
+    with pytest.raises(ValueError, match="diffusers puts no adapters into a PixArtTransformer2DModel"):
+        _ = made.adapted
 
 
 def test_families_without_a_file_are_four_or_more() -> None:

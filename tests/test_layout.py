@@ -23,7 +23,7 @@ LINKS = {"samplers": "../samplers", "rewards": "../rewards", "kernels": "../kern
 REWARD_TYPES = {"Reward", "RewardError", "Rule", "Samples", "Scores", "State", "pictures", "ruled", "total"}
 
 # Modules of rewards that know nothing of any reward.
-BASE = (["base"], ["pictures"], ["pairs", "rates"])
+BASE = (["base"], ["pictures"], ["videos"], ["pairs", "rates"])
 
 # Group -> groups it may import besides itself. A module that is not named here is part of the loop.
 LAYERS: dict[str, set[str]] = {
@@ -35,7 +35,8 @@ LAYERS: dict[str, set[str]] = {
     "evaluate": set(),
     "shapes": {"evaluate"},
     "types": {"samplers", "base"},
-    "models": {"types", "samplers", "recipe"},
+    "footprint": set(),
+    "models": {"types", "samplers", "recipe", "base", "footprint"},
     "objectives": {"types", "samplers", "kernels"},
     "advantage": {"types", "samplers", "base"},
     "methods": {"objectives", "advantage", "types", "samplers"},
@@ -43,10 +44,13 @@ LAYERS: dict[str, set[str]] = {
     "drawing": {"samplers"},
     "report": {"loop"},
     "vote": {"loop", "evaluate", "base", "rewards"},
-    "export": {"loop", "models"},
+    "export": {"loop", "models", "recipe"},
     "inference": {"samplers", "base", "models"},
-    "choice": {"inference", "samplers", "base", "models", "recipe", "export"},
+    "conformance": {"loop", "objectives", "types", "samplers", "kernels", "models", "recipe", "export"},
+    "loading": {"models", "recipe", "conformance"},
+    "choice": {"inference", "samplers", "base", "models", "recipe", "export", "loading"},
     "sample": {"loop", "models", "inference", "choice"},
+    "memory": {"footprint", "models", "recipe", "base", "rewards"},
 }
 _ALL = set(LAYERS)
 LAYERS["recipes"] = {*_ALL, "rewards"}

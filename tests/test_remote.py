@@ -23,7 +23,7 @@ from serving import pictures, say
 from flowrl import rewards
 from flowrl.rewards.forms import Call, Detailed, groupwise
 from flowrl.rewards.remote import wire
-from flowrl.rewards.remote.client import Patience, Remote, chunks, remote
+from flowrl.rewards.remote.client import Patience, Remote, chunks, fitting, remote
 from flowrl.rewards.remote.pictures import Limits, Refused, TooLarge
 from flowrl.rewards.remote.worker import Worker, joined, scored
 
@@ -290,6 +290,70 @@ def test_a_refusal_is_not_repeated(status: int) -> None:
     with serving.false(answer) as address, pytest.warns(UserWarning, match=f"said {status}: not like this"):
         assert np.isnan(ask(address, 2).values).all()
     assert asked == [1]
+
+
+def picky(most: int, asked: list[int], apart: bool) -> Callable[[BaseHTTPRequestHandler, bytes], None]:
+    """A server that takes `most` images at once, and says whether they may be sent apart."""
+
+    def answer(handler: BaseHTTPRequestHandler, body: bytes) -> None:
+        told = json.loads(body)
+        asked.append(len(told["images"]))
+        if len(told["images"]) > most:
+            return say(handler, json.dumps({"error": "too much", "apart": apart}).encode(), 413)
+        return say(handler, json.dumps({"scores": [m["more"] for m in told["metadata"]], "parts": {}}).encode())
+
+    return answer
+
+
+def video_call(count: int) -> Call:
+    """One group of videos."""
+    return Call(pictures(count, 3, 8, 6), ["p"] * count, [{"more": i} for i in range(count)], [[]] * count, np.zeros(count, int))
+
+
+def test_a_group_too_large_for_a_server_goes_in_halves_where_nothing_compares_it() -> None:
+    asked: list[int] = []
+    with serving.false(picky(2, asked, True)) as address, warnings.catch_warnings():
+        warnings.simplefilter("error")
+        told = Remote(address, QUICK).on(video_call(5))
+    assert told.values.tolist() == [0, 1, 2, 3, 4] and sorted(asked) == [1, 2, 2, 3, 5]
+
+
+def test_a_group_that_is_compared_is_not_parted_and_a_single_image_cannot_be() -> None:
+    for most, apart, count in ((2, False, 5), (0, True, 1)):
+        asked: list[int] = []
+        with serving.false(picky(most, asked, apart)) as address, pytest.warns(UserWarning, match="said 413: too much"):
+            assert np.isnan(Remote(address, QUICK).on(video_call(count)).values).all()
+        assert asked == [count]
+
+
+def test_a_server_says_whether_the_images_of_a_group_may_be_sent_apart() -> None:
+    from starlette.testclient import TestClient
+
+    from flowrl.rewards.remote.server import Rules, app
+
+    made = {
+        "alone": rewards.make(serving.level),
+        "together": rewards.make(groupwise(lambda images, prompt, m: [0.0] * len(images))),
+    }
+    body, kind = wire.encode(call(4)), {"Content-Type": "application/json"}
+    for limits in (Limits(pixels=900), Limits(body=len(body) - 1)):
+        client = TestClient(app(made, Rules(limits=limits)))
+        for name, may in (("alone", True), ("together", False)):
+            answer = client.post(f"/{name}", content=body, headers=kind)
+            assert answer.status_code == 413 and wire.apart(answer.content) is may and "at once" in wire.error(answer.content)
+    refused = TestClient(app(made, Rules())).post("/alone", content=b"{", headers=kind)
+    assert refused.status_code == 400 and "apart" not in refused.json()
+
+
+def test_videos_are_sent_in_chunks_that_a_usual_server_takes() -> None:
+    # 33 frames of 480 x 832: 13 million pixels, at 4 bytes each in the worst case
+    assert fitting((33, 480, 832, 3)) == 2 and fitting((512, 512, 3)) == 128 and fitting((200, 8, 8, 3)) == 5
+    assert fitting((81, 2160, 3840, 3)) == 1
+    asked: list[int] = []
+    with serving.false(picky(99, asked, False)) as address:
+        groups = Call(pictures(6, 200, 8, 8), list("aabbcc"), [{"more": 0}] * 6, [[]] * 6, np.arange(6) // 2)
+        Remote(address, QUICK).on(groups)
+    assert sorted(asked) == [2, 4]
 
 
 def drip(handler: BaseHTTPRequestHandler, body: bytes) -> None:

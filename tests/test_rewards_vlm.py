@@ -363,6 +363,14 @@ def test_a_judge_that_is_not_one_is_refused() -> None:
         named.pair("vqascore@m")
 
 
-def test_videos_are_refused_and_not_scored_by_a_frame() -> None:
-    with pytest.raises(ValueError, match=r"judges images \[N, H, W, 3\], not videos \[1, 2, 4, 4, 3\]"):
-        Point(Fake(lambda levels, text: ""), template("vqascore"))(filled(1, 2)[None], ["p"], [{}])
+def test_a_video_has_the_mean_of_what_is_said_of_its_frames() -> None:
+    backend = Fake(lambda levels, text: (levels[0] / 10, 1 - levels[0] / 10))
+    told = Point(backend, template("vqascore"))(np.stack([filled(1, 2), filled(7, 9)]), ["p", "q"], [{}, {}])
+    assert told.values.tolist() == pytest.approx([0.15, 0.8])
+    assert [template("vqascore").filled(p) for p in "ppqq"] == [one.text for one in backend.asked]
+
+
+def test_a_judge_of_pairs_refuses_videos() -> None:
+    pair = Pair(Fake(lambda levels, text: ""), template("unifiedreward-think"))
+    with pytest.raises(ValueError, match=r"compares images \[N, H, W, 3\], not videos \[1, 2, 4, 4, 3\]"):
+        pair.seated(filled(1, 2)[None], np.array([[0, 0]]), "p", {})

@@ -135,7 +135,8 @@ def test_later_overrides_win_and_overrides_win_over_the_file(tmp_path: Path):
         ("rewards=clip", "rewards: expected a list, got 'clip' (--set)"),
         (
             "rewards=[clip=1]",
-            "rewards.0: expected a mapping of name, weight, threshold, gate, device, dtype, batch, offload, got 'clip=1' (--set)",
+            "rewards.0: expected a mapping of name, weight, threshold, gate, device, dtype, batch, offload, frames, "
+            "got 'clip=1' (--set)",
         ),
         ("rewards=[{weight: 1}]", "rewards.0.name is missing (--set)"),
         ("rewards.5.name=x", "rewards.5.name: rewards is a list of 2; give an index from 0 to 2, not '5'"),

@@ -12,7 +12,7 @@ import typer
 
 import flowrl
 
-from . import methods, plan, report, rewards, sample, score, serve, train, vote
+from . import export, methods, models, plan, report, rewards, sample, score, serve, train, vote
 
 # Errors whose text is written for users, as is that of every exception flowrl defines; the rest are faults and keep a traceback.
 SPOKEN = (ValueError, OSError, ModuleNotFoundError, FloatingPointError)
@@ -27,8 +27,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 COMMANDS = (
-    train.train, sample.sample, score.score, serve.serve, methods.methods, rewards.rewards, plan.plan,
-    report.report, vote.vote,
+    train.train, sample.sample, score.score, serve.serve, methods.methods, models.models, rewards.rewards,
+    plan.plan, report.report, export.export, vote.vote,
 )  # fmt: skip
 for _command in COMMANDS:
     app.command()(_command)

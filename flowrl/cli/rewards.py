@@ -129,6 +129,7 @@ def explain(name: str, console: Console) -> None:
         "download": _size(row.weights) if row.weights else "nothing",
         "memory": f"{_size(row.memory)} on a GPU" if row.memory else "",
         "needs": f"pip install {row.needs}" if row.needs else "",
+        "of videos": "every frame" if row.whole else "the mean of 8 frames; rewards.frames sets another number",
         "known hacks": row.hacks,
         "source": row.source,
         "evidence": f"{shown}: {LEVELS[shown]}" if shown else "none",

@@ -26,9 +26,11 @@ def sample(
     best_of: Annotated[int, typer.Option(help="Images drawn a seed, of which the best is kept.")] = 1,
     svdd: Annotated[int, typer.Option(help="Candidates at every step, of which the most promising goes on.")] = 1,
     out: Annotated[Path, typer.Option(help="Folder for the images.")] = Path("samples"),
+    frames: Annotated[int | None, typer.Option(min=1, help="Frames of a video; default: as many as the model makes.")] = None,
+    fps: Annotated[float, typer.Option(min=0.1, help="Frames a second at which videos play.")] = 16.0,
     device: Annotated[str, typer.Option(help="cpu, cuda, mps or auto.")] = "auto",
 ) -> None:
-    """Make images with a plain diffusers pipeline, with or without a trained adapter.
+    """Make images or videos with a plain diffusers pipeline, with or without a trained adapter.
 
     Examples:
 
@@ -41,6 +43,8 @@ def sample(
         flowrl sample "three blue squares" --best-of 8 --reward shapes:strict
 
         flowrl sample prompts.txt --model stabilityai/stable-diffusion-3.5-medium --steps 28 --guidance 4.5 --out images
+
+        flowrl sample "a kite in the wind" --model Wan-AI/Wan2.1-T2V-1.3B-Diffusers --steps 50 --guidance 5 --frames 33
     """
     from flowrl import sample as sampling
 
@@ -55,7 +59,7 @@ def sample(
         texts = _asked(texts)
     folder = sampling.sample(
         model, texts, lora=lora, seeds=parse_seeds(seeds), steps=steps, guidance=guidance, rlg=rlg, choice=choice, out=out,
-        device=device, progress=print,
+        device=device, frames=frames, fps=fps, progress=print,
     )  # fmt: skip
     print(f"images, grid.png and metadata.jsonl are in {folder}")
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def score(
     folder: Annotated[
-        Path, typer.Argument(help="Images with metadata.jsonl (file_name, prompt), name.txt beside each, or --prompts.")
+        Path, typer.Argument(help="Images or videos with metadata.jsonl (file_name, prompt), name.txt beside each, or --prompts.")
     ],
     reward: Annotated[list[str], typer.Option(metavar="NAME", help="A name, module:name or file.py:function; repeatable.")],
     prompts: Annotated[Path | None, typer.Option(help="Texts of the images: a line each, or rows with file_name.")] = None,
@@ -24,11 +24,15 @@ def score(
         Path | None, typer.Option(metavar="FOLDER", help="Where scores.csv and pictures go; default: scores in it.")
     ] = None,
     device: Annotated[str, typer.Option(help="Where rewards with a network run.")] = "cpu",
+    frames: Annotated[
+        int | None, typer.Option(min=1, help="Of a video so many are shown; default 8, and all for what reads motion.")
+    ] = None,
 ) -> None:
-    """Score a folder of images with rewards: mean and 95 % interval, overall and for each task in the metadata; a file of every
-    image's scores, and a picture of each reward's best and worst.
+    """Score a folder of images or videos with rewards: mean and 95 % interval, overall and for each task in the metadata; a file of
+    every image's scores, and a picture of each reward's best and worst.
 
-    Captions are what is counted and resampled, since images of one caption are not independent.
+    Captions are what is counted and resampled, since images of one caption are not independent. Videos are animated .webp, .gif and
+    .png, and with OpenCV .mp4 and other films.
 
     Examples:
 
@@ -41,7 +45,7 @@ def score(
     from . import scoring
 
     files, read = scoring.images(folder, prompts, prompt)
-    found = {name: scoring.run(name, files, read, Place(device)) for name in dict.fromkeys(reward)}
+    found = {name: scoring.run(name, files, read, Place(device, frames=frames)) for name in dict.fromkeys(reward)}
     _table({name: scored.values for name, scored in found.items()}, read)
     target = out or folder / "scores"
     target.mkdir(parents=True, exist_ok=True)

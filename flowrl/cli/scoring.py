@@ -16,11 +16,14 @@ from PIL import Image
 
 from flowrl import data, rewards
 from flowrl.data import Prompts
-from flowrl.readers import IMAGES
+from flowrl.moving import four, smaller
+from flowrl.readers import PICTURES
 from flowrl.report import contact_sheet
-from flowrl.rewards import Place, Samples, pictures
+from flowrl.rewards import Place, Samples, videos
+from flowrl.rewards.videos import Seen
 
-BATCH = 16
+BATCH, PIXELS = 16, 2**26
+"""What a call of a reward has at most, of images and of pixels."""
 SHOWN = 6
 SIDE = 192
 
@@ -34,7 +37,7 @@ class Scored:
 
 
 def images(folder: Path, prompts: Path | None, column: str | None) -> tuple[list[Path], Prompts]:
-    """The pictures of a folder, each with its prompt: from metadata.jsonl or name.txt beside them, or from a file of prompts.
+    """The images or videos of a folder, each with its prompt: from metadata.jsonl or name.txt beside them, or a file of prompts.
 
     The file's rows name their image (file_name), or go to the images in the order of their names: one prompt an image, or
     one for each run of as many images.
@@ -51,9 +54,9 @@ def images(folder: Path, prompts: Path | None, column: str | None) -> tuple[list
         return files, read
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {str(folder)!r}")
-    files = sorted((path for path in folder.iterdir() if path.suffix.lower() in IMAGES), key=_natural)
+    files = sorted((path for path in folder.iterdir() if path.suffix.lower() in PICTURES), key=_natural)
     if not files:
-        raise ValueError(f"{folder} holds no images ({', '.join(IMAGES)})")
+        raise ValueError(f"{folder} holds no images ({', '.join(PICTURES)})")
     read = data.read(prompts, column)
     named = [row.get("file_name") for row in read.metadata]
     if all(named):
@@ -68,7 +71,8 @@ def images(folder: Path, prompts: Path | None, column: str | None) -> tuple[list
 
 
 def run(name: str, files: Sequence[Path], prompts: Prompts, place: Place) -> Scored:
-    """One reward's score of each image. Images of one size go together; a reward that compares sees those of one prompt."""
+    """One reward's score of each image. Images of one size go together; a reward that compares sees those of one prompt. Of a video
+    the file's rate is metadata's "fps", where that is not given."""
     spec, weight = rewards.parse(name)
     if weight != 1:
         raise ValueError(f"reward {name!r} has a weight, which a score does not need; write {spec}")
@@ -76,13 +80,17 @@ def run(name: str, files: Sequence[Path], prompts: Prompts, place: Place) -> Sco
     whole = isinstance(made, rewards.Compares) and made.compares
     state, values = made.init(), [math.nan] * len(files)
     parts: dict[str, list[float]] = {}
-    for indices, pixels in _rivals(files, prompts) if whole else _batches(files):
+    for indices, seen in _rivals(files, prompts) if whole else _batches(files):
         rows, leaves = (1, len(indices)) if whole else (len(indices), 1)
         heads = indices[:rows]
+        told = [_timed(prompts.metadata[i], one) for i, one in zip(heads, seen, strict=False)]
         samples = Samples(
-            torch.from_numpy(np.stack(pixels)).unflatten(0, (rows, leaves)), [prompts.text[i] for i in heads],
-            [prompts.metadata[i] for i in heads], torch.ones(rows, leaves, dtype=torch.bool), torch.zeros(leaves, dtype=torch.long),
-        )  # fmt: skip
+            torch.from_numpy(np.stack([one.pixels for one in seen])).unflatten(0, (rows, leaves)),
+            [prompts.text[i] for i in heads],
+            told,
+            torch.ones(rows, leaves, dtype=torch.bool),
+            torch.zeros(leaves, dtype=torch.long),
+        )
         scores, state = made(samples, state)
         found = scores.values.masked_fill(~scores.valid, math.nan).flatten().tolist()
         for part, told in scores.parts.items():
@@ -124,34 +132,45 @@ def _natural(path: Path) -> list[Any]:
     return [int(word) if word.isdigit() else word for word in re.split(r"(\d+)", path.name)]
 
 
+def _timed(metadata: Mapping[str, Any], seen: Seen) -> Mapping[str, Any]:
+    return metadata if seen.fps is None else {"fps": seen.fps, **metadata}
+
+
 def _thumb(file: Path) -> np.ndarray:
-    with Image.fromarray(pictures.read(file)) as image:
+    pixels = videos.read(file).pixels
+    if pixels.ndim == 4:
+        at = videos.chosen(len(pixels), 4)
+        pixels = four(np.stack([smaller(frame, SIDE // 2, SIDE // 2) for frame in pixels[at]]))
+    with Image.fromarray(pixels) as image:
         image.thumbnail((SIDE, SIDE))
         square = Image.new("RGB", (SIDE, SIDE), (255, 255, 255))
         square.paste(image, ((SIDE - image.width) // 2, (SIDE - image.height) // 2))
         return np.asarray(square)
 
 
-def _batches(files: Sequence[Path]) -> Iterator[tuple[list[int], list[np.ndarray]]]:
+def _batches(files: Sequence[Path]) -> Iterator[tuple[list[int], list[Seen]]]:
     indices: list[int] = []
-    pixels: list[np.ndarray] = []
+    held: list[Seen] = []
     for i, file in enumerate(files):
-        array = pictures.read(file)
-        if pixels and (len(pixels) == BATCH or array.shape != pixels[0].shape):
-            yield indices, pixels
-            indices, pixels = [], []
+        seen = videos.read(file)
+        shape = seen.pixels.shape
+        most = max(1, min(BATCH, PIXELS // (seen.pixels.size // 3)))
+        if held and (len(held) >= most or shape != held[0].pixels.shape):
+            yield indices, held
+            indices, held = [], []
         indices.append(i)
-        pixels.append(array)
-    if pixels:
-        yield indices, pixels
+        held.append(seen)
+    if held:
+        yield indices, held
 
 
-def _rivals(files: Sequence[Path], prompts: Prompts) -> Iterator[tuple[list[int], list[np.ndarray]]]:
+def _rivals(files: Sequence[Path], prompts: Prompts) -> Iterator[tuple[list[int], list[Seen]]]:
     for text in dict.fromkeys(prompts.text):
         indices = [i for i, other in enumerate(prompts.text) if other == text]
-        arrays = [pictures.read(files[i]) for i in indices]
-        if odd := next((i for i, a in zip(indices, arrays, strict=True) if a.shape != arrays[0].shape), None):
+        seen = [videos.read(files[i]) for i in indices]
+        shape = seen[0].pixels.shape
+        if odd := next((i for i, one in zip(indices, seen, strict=True) if one.pixels.shape != shape), None):
             raise ValueError(
                 f"{files[odd]} differs in size from {files[indices[0]]}; images of one prompt are compared, so give one size"
             )
-        yield indices, arrays
+        yield indices, seen

@@ -41,6 +41,8 @@ def final(folder: Path, console: Console | None = None) -> None:
         console.print("no held-out evaluation before and after, so nothing to compare")
     # soft_wrap: a path or command broken over two lines cannot be copied
     console.print(Text(f"\nrun folder  {folder}"), soft_wrap=True)
+    for file in _for_comfyui(Path(folder)):
+        console.print(Text(f"for ComfyUI {file}   # into its models/loras"), soft_wrap=True)
     console.print(Text("\nnext"))
     for command, about in commands(Path(folder)):
         console.print(Text(f"  {command}", style="cyan").append(f"   # {about}", style="bright_black"), soft_wrap=True)
@@ -59,6 +61,15 @@ def commands(folder: Path) -> list[tuple[str, str]]:
         (f"{flowrl} report {run} --open", "look at the curves and pictures"),
         (f"{flowrl} {OWN}", "train your own model"),
     ]
+
+
+def _for_comfyui(folder: Path) -> list[Path]:
+    """None of the embedded model's, which ComfyUI does not have."""
+    from flowrl.export import LORA_FILE
+    from flowrl.models import EMBEDDED
+
+    found = sorted(path for path in (folder / "lora").glob("*.safetensors") if path.with_name(LORA_FILE).is_file())
+    return [path for path in found if path.name != LORA_FILE and _model(folder) not in EMBEDDED]
 
 
 def program() -> str:

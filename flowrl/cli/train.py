@@ -25,6 +25,7 @@ def train(
     prompts: Annotated[str | None, typer.Option(help="A file or folder of prompts, hf:owner/name:split, or shapes.")] = None,
     images: Annotated[str | None, typer.Option(help="Recipe style: a folder of 10 to 50 images, captions in name.txt.")] = None,
     trigger: Annotated[str | None, typer.Option(help="Recipe style: the word that asks for it.")] = None,
+    vram: Annotated[float | None, typer.Option(help="GB of the GPU: settings with which --model fits (flowrl models).")] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting: optim.lr=1e-4.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of noise, prompts and weights (run.seed).")] = None,
     out: Annotated[str | None, typer.Option(help="Folder of the run (run.folder); default runs/NAME-TIME.")] = None,
@@ -42,6 +43,8 @@ def train(
 
         flowrl train --model stabilityai/stable-diffusion-3.5-medium --reward clip=1 --prompts prompts.txt
 
+        flowrl train --model Tongyi-MAI/Z-Image --vram 24 --reward hpsv2.1=1 --prompts prompts.txt
+
         flowrl train style --images my_style/ --trigger mystyle --model stabilityai/stable-diffusion-3.5-medium
 
         flowrl train --model my/model --reward clip=1 --reward mine.py:brightness=0.2 --prompts prompts.txt
@@ -56,7 +59,7 @@ def train(
     }  # fmt: skip
     given = {key: value for key, value in shortcuts.items() if value is not None}
     looks = {key: value for key, value in {"images": images, "trigger": trigger}.items() if value is not None}
-    resolved = build(recipe, given, reward or [], settings or [], resume, looks)
+    resolved = build(recipe, given, reward or [], settings or [], resume, looks, vram)
 
     from flowrl.cli import screen
     from flowrl.recipes.run import train as run
@@ -78,10 +81,11 @@ def build(
     settings: Sequence[str] = (),
     resume: Path | None = None,
     looks: Mapping[str, str] | None = None,
+    vram: float | None = None,
 ) -> Recipe:
-    """The recipe a command line means: the named one or the file's, then --model, --reward and the like, then --set.
+    """The recipe a command line means: the named one or the file's, then --vram, then --model, --reward and the like, then --set.
 
-    looks: images and trigger of the recipe `style`.
+    looks: images and trigger of the recipe `style`.  vram: GB that the model has to fit into.
 
     Raises: ValueError where nothing says what to train, or an option and --set give the same setting.
     """
@@ -91,6 +95,10 @@ def build(
         base = _style(name, looks or {}, shortcuts.get("policy.model", "shapes"))
     else:
         base = _base(name, "policy.model" in shortcuts, resume)
+    if vram is not None:
+        from flowrl.memory import overrides
+
+        base = resolve(base, overrides(str(shortcuts.get("policy.model", base.policy.model)), vram))
     shortcuts = dict(shortcuts)
     if rewards:
         shortcuts["rewards"] = [asked(text) for text in rewards]

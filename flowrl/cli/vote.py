@@ -10,7 +10,7 @@ import typer
 
 
 def vote(
-    run: Annotated[Path, typer.Argument(help="A run's folder, or a folder of images with prompts as for flowrl score.")],
+    run: Annotated[Path, typer.Argument(help="A run's folder, or a folder of images or videos with prompts as for flowrl score.")],
     rank: Annotated[
         int | None, typer.Option(metavar="K", help="Rank up to K images of a prompt instead of picking one of two.")
     ] = None,

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from .checks import CHECKS, Check, Finding
+from .model import subject_of
 from .subject import Subject
 from .verify import verify
 
-__all__ = ["CHECKS", "Check", "Finding", "Subject", "examine", "verify"]
+__all__ = ["CHECKS", "Check", "Finding", "Subject", "examine", "subject_of", "verify"]
 
 
 def examine(subject: Subject) -> Iterator[Finding]:

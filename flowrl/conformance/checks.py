@@ -90,11 +90,14 @@ def _compared(subject: Subject, name: str, policy: DiffusersPolicy, check: str) 
     cond = subject.cond(policy, name != "unguided")
     with torch.no_grad():
         x0 = final(policy, subject.start(), cond)
-        latents = policy.family.whole(x0, {key: part.float() for key, part in cond.batch().items()})
+        given = {key: part.float() for key, part in cond.batch().items()}
+        latents = policy.family.whole(x0, given)
+        # some pipelines put given latents back only after the last step that they show: the images tell
+        free = (latents != policy.family.whole(x0 + 1, given)).cpu().numpy()
         images = policy.images(x0, cond).cpu().numpy()
     theirs = np.concatenate([d["latents"] for d in drawn])
     scale = max(1.0, float(np.abs(theirs).max()))
-    gap = float(np.abs(latents.cpu().numpy() - theirs).max()) / scale if latents.shape == theirs.shape else float("inf")
+    gap = float(np.abs(latents.cpu().numpy() - theirs)[free].max()) / scale if latents.shape == theirs.shape else float("inf")
     limit = LIMITS[subject.spec.dtype]
     yield _within(f"{check}, latents", gap, limit, "" if gap <= limit else _parting(subject, name, policy, cond))
     pictures = np.concatenate([d["images"] for d in drawn])
@@ -195,9 +198,7 @@ def encode(subject: Subject) -> Iterator[Finding]:
     for i in range(len(subject.prompts)):
         policy.store.forget()
         alone.append(subject.cond(policy, True, [i]))
-    same = all(
-        torch.equal(part, together.rows[i][name]) for i, cond in enumerate(alone) for name, part in cond.rows[0].items()
-    )
+    same = all(torch.equal(part, together.rows[i][name]) for i, cond in enumerate(alone) for name, part in cond.rows[0].items())
     yield Finding("encode, alone and together", same, said="" if same else "the same prompt is encoded otherwise beside another")
     if not policy.spec.offload and len(subject.prompts) > 1:
         x, sigma = subject.start(), policy.sigmas(STEPS)[1].float().expand(len(subject.prompts))
@@ -299,7 +300,9 @@ def adapter(subject: Subject) -> Iterator[Finding]:
         cond = subject.cond(policy, subject.guides())
         images = policy.images(final(policy, subject.start(), cond), cond).cpu().numpy()
     theirs = np.concatenate([d["images"] for d in drawn or []])
-    yield _within("adapter, images", float(np.abs(images - theirs).max()), LIMITS[subject.spec.dtype])
+    # in half precision the pipeline rounds the adapter too, which is float32 here
+    limit = LIMITS[subject.spec.dtype] * (1 if subject.spec.dtype == "float32" else 2)
+    yield _within("adapter, images", float(np.abs(images - theirs).max()), limit)
     if base:
         moved = float(np.abs(theirs - np.concatenate([d["images"] for d in base])).max())
         yield Finding("adapter, matters", moved > APART, said=f"it moves the pipeline's images by {moved:.2g}")
@@ -315,6 +318,5 @@ def memory(subject: Subject) -> Iterator[Finding]:
 
 
 CHECKS: dict[str, Check] = {
-    f.__name__: f
-    for f in (schedule, pipeline, quiet, ratio, encode, decode, frozen, lanes, gradients, adapter, memory)
+    f.__name__: f for f in (schedule, pipeline, quiet, ratio, encode, decode, frozen, lanes, gradients, adapter, memory)
 }

@@ -7,6 +7,8 @@ what each module of the network answered in the first call; <out>.error where th
 
 from __future__ import annotations
 
+import functools
+import inspect
 import json
 import sys
 import traceback
@@ -54,16 +56,18 @@ def loaded(model: str, dtype: str) -> Any:
     """The pipeline of a folder, with single steps: those of a multistep scheduler depend on their history."""
     import diffusers
 
-    index = json.loads((Path(model) / "model_index.json").read_text())
-    absent = {name: None for name, kind in index.items() if kind == [None, None]}
-    types = {"vae": torch.float32, "default": getattr(torch, dtype)}
-    pipe = getattr(diffusers, index["_class_name"]).from_pretrained(model, torch_dtype=types, **absent)
+    index = dict(diffusers.DiffusionPipeline.load_config(model))
+    absent = {name: None for name, kind in index.items() if isinstance(kind, list | tuple) and list(kind) == [None, None]}
+    # in half precision the decoder too: most pipelines hand it latents as they are
+    pipe = getattr(diffusers, index["_class_name"]).from_pretrained(model, dtype=getattr(torch, dtype), **absent)
     name, config = type(pipe.scheduler).__name__, pipe.scheduler.config
     if config.get("prediction_type") == "flow_prediction" or config.get("use_flow_sigmas"):
         shift = config.get("flow_shift") or 1.0
         pipe.scheduler = diffusers.FlowMatchEulerDiscreteScheduler(num_train_timesteps=config["num_train_timesteps"], shift=shift)
     elif name.startswith(DDIM):
-        pipe.scheduler = diffusers.DDIMScheduler.from_config(config)
+        spacing = "trailing" if config.get("timestep_spacing") == "trailing" else "leading"
+        plain = {"timestep_spacing": spacing, "clip_sample": False, "thresholding": False}
+        pipe.scheduler = diffusers.DDIMScheduler.from_config(config, **plain)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -78,15 +82,34 @@ def drawn(pipe: Any, job: dict[str, Any], number: int) -> dict[str, np.ndarray]:
         kept.append(values["latents"].detach().clone())
         return {}
 
+    right = pipe.scheduler.step
+
+    @functools.wraps(right)
+    def step(*args: Any, **kwargs: Any) -> Any:
+        answer = right(*args, **kwargs)
+        kept.append(answer[0].detach().clone())
+        return answer
+
+    told: dict[str, Any] = {"callback_on_step_end": note}
+    if "callback_on_step_end" not in inspect.signature(type(pipe).__call__).parameters:
+        pipe.scheduler.step, told = step, {}
     call = dict(job["call"])
     if job["images"][number]:
         call["image"] = Image.open(job["images"][number]).convert("RGB")
     start = torch.from_numpy(np.load(job["latents"]))[number : number + 1]
-    call |= {"latents": start.clone(), "output_type": "np", "callback_on_step_end": note}
-    made = pipe(prompt=job["prompts"][number], **call)
+    # pipelines with a UNet hand it latents as they are given
+    given = start.to(pipe.unet.dtype) if job["network"] == "unet" else start.clone()
+    call |= {"latents": given, "output_type": "np", **told}
+    try:
+        made = pipe(prompt=job["prompts"][number], **call)
+    finally:
+        pipe.scheduler.step = right
     images = np.asarray(made.frames if hasattr(made, "frames") else made.images)
+    last = kept[-1]
+    if last.ndim == 3 and start.ndim == 4:  # FLUX.2 is given [C, H, W], and keeps it as tokens
+        last = last.mT.reshape(start.shape)
     sigmas = getattr(pipe.scheduler, "sigmas", torch.zeros(0))
-    return {"latents": kept[-1].float().numpy(), "images": images, "sigmas": torch.as_tensor(sigmas).double().numpy()}
+    return {"latents": last.float().numpy(), "images": images, "sigmas": torch.as_tensor(sigmas).double().numpy()}
 
 
 def draw(pipe: Any, job: dict[str, Any]) -> None:
@@ -107,6 +130,8 @@ def main(path: str) -> None:
                 pipes = {key: loaded(job["model"], job["dtype"])}
                 if job["lora"]:
                     pipes[key].load_lora_weights(job["lora"])
+                    if (second := Path(job["lora"]) / "transformer_2").is_dir():
+                        pipes[key].load_lora_weights(second, load_into_transformer_2=True)
                 pipes[key].to(job["device"])
             draw(pipes[key], job)
         except Exception:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import subprocess
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from flowrl import export
+from flowrl.models.family import Begins
 from flowrl.models.policy import DiffusersPolicy
 from flowrl.models.prompts import Cond
 from flowrl.recipe import LoraSpec, PolicySpec
@@ -131,11 +133,12 @@ class Subject:
         cond = self.cond(policy, guided)
         latents = self.work / "start.npy"
         if not latents.exists():
-            whole = family.whole(self.start(), {key: part.float() for key, part in cond.batch().items()})
-            np.save(latents, whole.float().cpu().numpy())
+            given = {key: part.float() for key, part in cond.batch().items()}
+            begin = family.begin if isinstance(family, Begins) else family.whole
+            np.save(latents, begin(self.start(), given).float().cpu().numpy())
         call = {**family.call_pipeline(cond.guidance), "num_inference_steps": STEPS}
-        if cond.negatives is not None:
-            call["negative_prompt"] = self.spec.negative
+        if cond.negatives is not None and "negative_prompt" in inspect.signature(type(policy.pipe).__call__).parameters:
+            call.setdefault("negative_prompt", self.spec.negative)  # FLUX.2 always takes the empty one
         return {
             "model": str(self.folder),
             "dtype": self.spec.dtype,

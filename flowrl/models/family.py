@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -110,6 +110,15 @@ class Family(Protocol):
         ...
 
 
+@runtime_checkable
+class Begins(Protocol):
+    """A family whose pipeline does not take its `latents` argument as it is, but mixes something into it first."""
+
+    def begin(self, x: Tensor, given: Mapping[str, Tensor]) -> Tensor:
+        """The argument with which the pipeline begins at `whole(x, given)`."""
+        ...
+
+
 @dataclass(frozen=True)
 class Size:
     """Pixels and frames that are drawn; frames is 1 for images."""
@@ -157,6 +166,13 @@ def tokens(spec: PolicySpec, own: int, most: int) -> int:
     if count > most:
         raise ValueError(f"max_sequence_length {count}: this family takes at most {most}")
     return count
+
+
+def photo(picture: np.ndarray) -> Any:
+    """uint8 [H, W, 3] as a PIL image: what the pipelines' processors are written for."""
+    from PIL import Image
+
+    return Image.fromarray(picture)
 
 
 def still(spec: PolicySpec, name: str) -> None:

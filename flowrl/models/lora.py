@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,11 +25,16 @@ def add_lora(network: nn.Module, spec: LoraSpec, targets: Sequence[str], seed: i
     A is Gaussian with std 1 / r from `seed`; the global generators are left alone. Its weights are float32 whatever the base's
     dtype (peft casts the layer's input and output), because optimizer steps are below bfloat16's resolution.
 
-    Raises: ValueError for a target that names no linear layer.
+    Raises: ValueError for a target that names no linear layer, or a network that takes no adapters.
     Source: the configuration of flow_grpo, `scripts/train_sd3.py` (r 32, alpha 64, init_lora_weights="gaussian").
     """
     from peft import LoraConfig
 
+    if not hasattr(network, "add_adapter"):
+        raise ValueError(
+            f"diffusers puts no adapters into a {type(network).__name__}, so its pipeline could not load one; train the whole "
+            "network (lora.rank 0)"
+        )
     _check(network, targets)
     network.requires_grad_(False)
     config = LoraConfig(r=spec.rank, lora_alpha=spec.alpha, target_modules=list(targets), init_lora_weights="gaussian")
@@ -50,8 +57,12 @@ def continue_lora(pipe: Any, modules: Sequence[str], start: str) -> None:
     before = {name: active(network) for name, network in networks.items()}
     for network in networks.values():
         network.requires_grad_(False)
+    second = Path(start) / modules[-1]
     try:
         pipe.load_lora_weights(start, adapter_name=ADAPTER, low_cpu_mem_usage=True)
+        if len(modules) > 1 and second.is_dir():  # `export.save_lora` keeps a second expert's apart, as diffusers reads it
+            into = {f"load_into_{modules[-1]}": True}
+            pipe.load_lora_weights(str(second), adapter_name=ADAPTER, low_cpu_mem_usage=True, **into)
     except (OSError, ValueError, KeyError, RuntimeError, AttributeError) as error:
         said = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise ValueError(
@@ -95,8 +106,8 @@ def float32(network: nn.Module) -> None:
 
 
 @contextmanager
-def without_adapter(network: nn.Module) -> Iterator[None]:
-    """The base as it was loaded, bitwise; adapters it came with stay on.
+def without_adapters(network: nn.Module, only: str | None = None) -> Iterator[None]:
+    """The base, bitwise.  only: the one adapter that is off, while others the network carries stay on; None: all are off.
 
     Differs: diffusers' disable_adapters() also clears requires_grad and enabling sets it again; here only the switch of each
     layer moves, so hooks and sharding see no change.
@@ -107,13 +118,38 @@ def without_adapter(network: nn.Module) -> Iterator[None]:
     before = [(layer._disable_adapters, layer._active_adapter) for layer in layers]
     try:
         for layer in layers:
-            others = [name for name in layer.active_adapters if name != ADAPTER]
+            others = [] if only is None else [name for name in layer.active_adapters if name != only]
             layer._disable_adapters = layer._disable_adapters or not others
             layer._active_adapter = others or layer._active_adapter
         yield
     finally:
         for layer, (off, names) in zip(layers, before, strict=True):
             layer._disable_adapters, layer._active_adapter = off, names
+
+
+@contextmanager
+def strength(network: nn.Module, value: float) -> Iterator[None]:
+    """Inside, the update counts `value` times: W x + value (alpha / r) B A x. At 0 it is the base and at 1 the adapter, bitwise.
+
+    Raises: ValueError for a value that is not finite.
+    """
+    from peft.tuners.lora import LoraLayer
+
+    if not math.isfinite(value):
+        raise ValueError(f"an adapter of strength {value}; give a number, 1 for what was trained")
+    if not value:  # 0 times an update would add a zero, of which bits can tell
+        with without_adapters(network, ADAPTER):
+            yield
+        return
+    layers = [m for m in network.modules() if isinstance(m, LoraLayer) and ADAPTER in m.scaling]
+    before = [layer.scaling[ADAPTER] for layer in layers]
+    try:
+        for layer, was in zip(layers, before, strict=True):
+            layer.scaling[ADAPTER] = was * value
+        yield
+    finally:
+        for layer, was in zip(layers, before, strict=True):
+            layer.scaling[ADAPTER] = was
 
 
 def _check(network: nn.Module, targets: Sequence[str]) -> None:

@@ -8,16 +8,18 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from flowrl.footprint import rows_that_fit
 from flowrl.recipe import PolicySpec
 from flowrl.rewards import pictures
 from flowrl.samplers import Path as Law
 
 from . import attention
 from .family import Encoding, Family
-from .lora import add_lora, continue_lora, without_adapter
+from .lora import ADAPTER, add_lora, continue_lora, without_adapters
 from .noise_head import NoiseHead
 from .place import Places
 from .prompts import Asked, Cond, PromptStore, asked
@@ -123,6 +125,9 @@ class DiffusersPolicy:
         text, files, negative = wanted
         with self.places.encoding():
             found = (self.family.negative if negative else self.family.encode)(text, [_picture(file) for file in files])
+        return self._cast(found)
+
+    def _cast(self, found: Encoding) -> Encoding:
         return {name: part.to(self.dtype) if part.is_floating_point() else part for name, part in found.items()}
 
     def _factor(self, guidance: float, expert: int) -> float:
@@ -210,19 +215,20 @@ class DiffusersPolicy:
         return self.spec.lora.rank > 0 and self.spec.lora.start is None
 
     def rows_that_fit(self) -> int:
-        """Rows of one training call that free device memory allows, at most ROWS.
-
-        By estimate: a block keeps about 34 values of a token's width for backward, with checkpointing 2 and one block's 34 at once.
-        """
+        """Rows of one training call that free device memory allows, at most ROWS: measured by a call of two rows."""
         if self.device.type != "cuda":
             return ROWS
-        config: Any = next(iter(self.modules.values())).config
-        tokens = torch.Size(self.family.shape).numel() // 16 + 512
-        layers = config.get("num_layers", 24) + config.get("num_single_layers", 0)
-        values = 2 * layers + 34 if self.spec.checkpointing else 34 * layers
-        width = config.get("num_attention_heads", 24) * config.get("attention_head_dim", 64)
-        row = tokens * width * values * self.dtype.itemsize * (2 if self.guidance > 1 else 1)
-        return max(1, min(ROWS, int(0.7 * torch.cuda.mem_get_info(self.device)[0] / row)))
+        grey = np.full((512, 512, 3), 128, np.uint8)
+        with torch.no_grad(), self.places.encoding():
+            probe = self._cast(self.family.encode("", [grey] * self.family.pictures[0]))
+        guided = max(self._factor(self.guidance, 0), self._factor(self.guidance, 1)) > self.family.guider.above
+
+        def call(rows: int) -> Tensor:
+            cond = Cond((probe,) * rows, (probe,) * rows if guided else None, self.guidance).to(str(self.device))
+            x = torch.zeros(rows, *self.family.shape, device=self.device)
+            return self.velocity(x, torch.full((rows,), 0.5, device=self.device), cond)
+
+        return rows_that_fit(call, self.network, torch.cuda.mem_get_info(self.device)[0], ROWS)
 
     @contextmanager
     def reference(self) -> Iterator[None]:
@@ -236,7 +242,7 @@ class DiffusersPolicy:
         try:
             with ExitStack() as stack:
                 for network in self.modules.values():
-                    stack.enter_context(without_adapter(network))
+                    stack.enter_context(without_adapters(network, ADAPTER))
                 yield
         finally:
             self._heads_on = True

@@ -8,11 +8,27 @@ from typing import Any
 from flowrl.recipe import PolicySpec
 
 from .family import Family
+from .flux import Flux, kontext
+from .flux2 import Flux2Klein
+from .hunyuan_image import HunyuanVideoImage
+from .hunyuan_video import HunyuanVideo
+from .sd import SD, sdxl
 from .sd3 import SD3
+from .skyreels import SkyReels
 from .wan import Wan
+from .wan_image import WanImage
 
 FAMILIES: dict[str, Callable[[Any, PolicySpec], Family]] = {
     "StableDiffusion3Pipeline": SD3,  # SD3, SD3.5, and the embedded "shapes"
+    "StableDiffusionPipeline": SD,  # 1.x and 2.x
+    "StableDiffusionXLPipeline": sdxl,
+    "FluxPipeline": Flux,  # dev, schnell
+    "FluxKontextPipeline": kontext,
+    "Flux2KleinPipeline": Flux2Klein,
+    "HunyuanVideoPipeline": HunyuanVideo,
+    "HunyuanVideoImageToVideoPipeline": HunyuanVideoImage,  # latents beside the first frame, or after it
+    "HunyuanSkyreelsImageToVideoPipeline": SkyReels,
     "WanPipeline": Wan,  # 2.1, 2.2
+    "WanImageToVideoPipeline": WanImage,  # 2.1 (and with the last frame), 2.2
 }
 """Class name of a pipeline, `_class_name` of its model_index.json -> its family."""

@@ -44,7 +44,9 @@ class Wan:
         self.pipe, self.spec = pipe, spec
         self.modules = experts(pipe, spec)
         self.scheduler = euler(pipe.scheduler)
-        self.fps = 24.0 if pipe.config.expand_timesteps else 16.0
+        own: Any = pipe.config
+        self.boundary: float | None = own.boundary_ratio
+        self.fps = 24.0 if own.expand_timesteps else 16.0
         config: Any = getattr(pipe, self.modules[0]).config
         space, time = pipe.vae_scale_factor_spatial, pipe.vae_scale_factor_temporal
         patch = lcm(*config.patch_size[1:])
@@ -59,10 +61,10 @@ class Wan:
 
     def expert(self, sigma: float) -> int:
         """1, the one for low noise, below the boundary. Levels are compared as the pipeline's times are, in float32."""
-        if len(self.modules) == 1:
+        if self.boundary is None:
             return 0
         trained = self.scheduler.config.num_train_timesteps
-        return int(np.float32(sigma) * np.float32(trained) < np.float32(self.pipe.config.boundary_ratio * trained))
+        return int(np.float32(sigma) * np.float32(trained) < np.float32(self.boundary * trained))
 
     def encode(self, text: str, pictures: Pictures) -> Encoding:
         embeds, _ = self.pipe.encode_prompt([text], do_classifier_free_guidance=False, max_sequence_length=self.tokens)

@@ -7,13 +7,17 @@ from functools import cache, partial
 from importlib import import_module
 from typing import Any
 
+import numpy as np
+
 from flowrl import data, direct, methods, selection, settings
 from flowrl.data import Prompts
 from flowrl.direct import Direct
+from flowrl.looks import FRAMES
 from flowrl.recipe import DataSpec, MethodSpec, Recipe, SelectionSpec
 from flowrl.rewards import TABLE, Place, Rule, make
 from flowrl.rewards.base import Refers, Reward
 from flowrl.rewards.load import load
+from flowrl.rewards.videos import chosen
 from flowrl.selection import Selection
 from flowrl.types import Method
 
@@ -119,7 +123,7 @@ def rewards(recipe: Recipe, given: Mapping[str, Any] | None, device: str) -> dic
     """
     out: dict[str, tuple[Reward, float]] = {}
     for spec in recipe.rewards:
-        made = make(spec.name, place=Place(spec.device or device, spec.dtype, spec.batch, spec.offload))
+        made = make(spec.name, place=Place(spec.device or device, spec.dtype, spec.batch, spec.offload, spec.frames))
         # GenEval says by whom it is judged; a reward of the user's is called what the user calls it
         name = made.name if spec.name.partition(":")[0] in TABLE else spec.name
         if name in out:
@@ -158,4 +162,16 @@ def judges(names: Sequence[str], device: str) -> dict[str, Reward]:
 
 
 def features(name: str | None) -> Callable[..., Any] | None:
-    return None if name is None else load(name, "features")
+    """The function of images a recipe names; of videos it sees FRAMES frames, and the mean of what it says of them is taken."""
+    if name is None:
+        return None
+    made = load(name, "features")
+
+    def over_frames(images: np.ndarray) -> Any:
+        if images.ndim == 4:
+            return made(images)
+        some = images[:, chosen(images.shape[1], FRAMES)]
+        told = np.asarray(made(some.reshape(-1, *some.shape[2:])))
+        return told.reshape(len(images), -1, told.shape[-1]).mean(1)
+
+    return over_frames

@@ -7,40 +7,49 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image
 
+from flowrl import moving
 from flowrl.data import Prompts
 from flowrl.folder import RunFolder, write_atomic
 from flowrl.heldout import Judged
 from flowrl.report import contact_sheet
 
 SHOWN = 24
+COLUMNS = 6
+STRIP = 3
+"""Frames of a video on a sheet."""
 
 
-def save_images(folder: RunFolder, when: str, held: Prompts, tasks: Sequence[str | None], seen: Judged) -> None:
-    """samples/<when>/<caption>_<image>.png of the pictures there are, and their scores in samples/index.jsonl."""
+def save_images(
+    folder: RunFolder, when: str, held: Prompts, tasks: Sequence[str | None], seen: Judged, fps: float | None = None
+) -> None:
+    """samples/<when>/<caption>_<image>.png of the pictures there are, .webp of videos, which play at fps; and their scores in
+    samples/index.jsonl."""
     place = folder.samples / when
     place.mkdir(parents=True, exist_ok=True)
     index = folder.samples / "index.jsonl"
     rows = {r["caption"]: r for r in map(json.loads, index.read_text().splitlines())} if index.exists() else {}
     scores = next(iter(seen.scores.values()))
     for (caption, image), pixels in sorted(seen.pictures.items()):
-        Image.fromarray(pixels.numpy()).save(place / f"{caption:03d}_{image}.png")
+        file = moving.save(place / f"{caption:03d}_{image}", pixels.numpy(), fps)
         if image:
             continue
         score = float(scores[caption, 0])
         row = rows.setdefault(caption, {"caption": caption, "prompt": held.text[caption], "task": tasks[caption]})
-        row[when] = {"file": f"{when}/{caption:03d}_0.png", "score": None if math.isnan(score) else score}
+        row[when] = {"file": f"{when}/{file.name}", "score": None if math.isnan(score) else score}
     write_atomic(index, "".join(json.dumps(r) + "\n" for r in rows.values()).encode())
 
 
 def save_sheet(folder: RunFolder, iteration: int, held: Prompts, seen: Judged, scores: np.ndarray) -> None:
-    """samples/<iteration>.png: the first image of each caption shown, the same ones and the same noise every time."""
+    """samples/<iteration>.png: the first image of each caption shown, the same ones and the same noise every time; of a video some
+    frames, from the first to the last."""
     shown = sorted(caption for caption, image in seen.pictures if image == 0)
+    pictures = [seen.pictures[i, 0].numpy() for i in shown]
+    video = pictures[0].ndim == 4
     sheet = contact_sheet(
-        np.stack([seen.pictures[i, 0].numpy() for i in shown]),
+        np.stack([moving.strip(one, STRIP) for one in pictures] if video else pictures),
         [held.text[i] for i in shown],
-        6,
+        COLUMNS // STRIP if video else COLUMNS,
         [float(scores[i, 0]) for i in shown],
     )
     folder.samples.mkdir(exist_ok=True)

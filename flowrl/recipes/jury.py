@@ -139,7 +139,7 @@ class Jury:
         seen = self._judge(self.held, self.spec.images, session, self.features, self.shown)
         with self.parts.world.together():
             if self.parts.world.main:
-                save_images(self.folder, when, self.held, self.tasks, seen)
+                save_images(self.folder, when, self.held, self.tasks, seen, self.parts.policy.fps)
         self.seconds = time.perf_counter() - clock
         return {"scores": {n: v.tolist() for n, v in seen.scores.items()}, "diversity": seen.diversity, "seconds": self.seconds}
 

@@ -21,6 +21,9 @@ from flowrl import checkpoint, data, dist, evaluate, export, settings
 from flowrl.data import Prompts
 from flowrl.display import Display
 from flowrl.dist import World
+from flowrl.export.diffusers import savable
+from flowrl.export.files import adapters, write_comfy
+from flowrl.export.run import about
 from flowrl.folder import RunFolder, write_atomic
 from flowrl.loading import load_policy
 from flowrl.loop import Parts, Session, begin, choose
@@ -29,9 +32,9 @@ from flowrl.report import write as write_report
 from flowrl.sizes import Sizes, cut, derive, describe
 from flowrl.types import Policy
 
-from . import build
+from . import build, strengths
 from .engine import engine, notes
-from .jury import Jury
+from .jury import Jury, spread
 
 log = logging.getLogger("flowrl")
 CACHED_PROMPTS = 2000
@@ -89,6 +92,9 @@ def _train(recipe: Recipe, given: Mapping[str, Any] | None, prompts: Any, resume
             log.log(logging.WARNING if world.main else logging.DEBUG, "resumed with another setting: %s", line)
     trained, held = build.prompts(recipe.data, prompts)
     policy = load_policy(recipe.policy, world.device, seed=recipe.run.seed)
+    if recipe.policy.lora.rank:
+        savable(type(policy.pipe), list(policy.modules))  # said now rather than when the run is done
+    trained, held = (timed(part, policy.fps) for part in (trained, held))
     features = build.features(recipe.evaluate.features)
     if method.features and features is None:
         raise ValueError(
@@ -133,6 +139,17 @@ def _folder(recipe: Recipe, resume: Path | None, world: World) -> tuple[Recipe, 
         if world.main:
             (RunFolder.create if resume is None else RunFolder.open)(path)
     return replace(recipe, run=replace(recipe.run, folder=str(path))), RunFolder(path)
+
+
+def timed(prompts: Prompts, fps: float | None) -> Prompts:
+    """Prompts of videos, with their rate as metadata "fps", which rewards of motion read; another rate given there is wrong, as the
+    policy alone decides, and is replaced."""
+    if fps is None:
+        return prompts
+    if other := [m["fps"] for m in prompts.metadata if m.get("fps", fps) != fps]:
+        log.warning("metadata say fps %s, but the policy makes videos of %g frames a second, which is what counts", other[0], fps)
+    heldout = None if prompts.heldout is None else timed(prompts.heldout, fps)
+    return replace(prompts, metadata=tuple({**m, "fps": fps} for m in prompts.metadata), heldout=heldout)
 
 
 def _record(recipe: Recipe, prompts: Any, folder: RunFolder) -> None:
@@ -269,17 +286,34 @@ def _go_back(session: Session, folder: RunFolder) -> None:
 
 
 def _finish(parts: Parts, session: Session, jury: Jury, folder: RunFolder) -> Result:
-    """After: the protocol again, the weights for diffusers, result.json and the report."""
+    """After: the protocol again, the adapter at several strengths, the weights for others, result.json and the report."""
     world = parts.world
     after = jury.full("after", session) if len(jury.held) else None
     result = _result(parts, session, jury, folder, after)
+    few = jury.held.take(spread(len(jury.held), strengths.shown(parts.policy)))
+    drawn = strengths.drawn(parts, session, few) if len(few) and parts.recipe.policy.lora.rank else {}
     with world.together():
         if world.main:
+            if drawn:
+                strengths.save_strengths(folder, few, drawn)
             with session.weights.using(parts.method.export):
-                export.save(parts.policy, folder.lora)
+                _export(parts, folder, session.iteration, drawn)
             folder.write_json("result.json", result)
             write_report(folder.path)
     return Result(folder.path, session.iteration, False, *(result.get(k) for k in ("before", "after", "gain")))
+
+
+def _export(parts: Parts, folder: RunFolder, iterations: int, drawn: Mapping[float, np.ndarray]) -> None:
+    """lora/: what diffusers finds there, and beside it a file named after the run for ComfyUI."""
+    export.save(parts.policy, folder.lora)
+    if not parts.recipe.policy.lora.rank:
+        return
+    sides = next((pictures.shape[-2:-4:-1] for pictures in drawn.values()), None)
+    pipeline = type(parts.policy.pipe).__name__
+    try:
+        write_comfy(folder.lora, adapters(parts.policy.modules), about(parts.recipe, pipeline, iterations, sides))
+    except ValueError as error:  # the run is done, and its weights are safe
+        log.warning("no file for ComfyUI: %s", error)
 
 
 def _result(parts: Parts, session: Session, jury: Jury, folder: RunFolder, after: Mapping[str, Any] | None) -> dict[str, Any]:

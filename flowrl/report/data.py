@@ -119,7 +119,7 @@ def _pairs(path: Path, missing: list[str]) -> list[Pair]:
             continue
         before, after = table(row.get("before")), table(row.get("after"))
         task = row.get("task")
-        first, last = _inside(path, before.get("file")), _inside(path, after.get("file"))
+        first, last = inside(path, before.get("file")), inside(path, after.get("file"))
         lost += (first is None and bool(before.get("file"))) + (last is None and bool(after.get("file")))
         scores = number(before.get("score")), number(after.get("score"))
         pairs.append(Pair(str(row.get("prompt", "")), None if task is None else str(task), first, last, *scores))
@@ -132,7 +132,7 @@ def _pairs(path: Path, missing: list[str]) -> list[Pair]:
     return pairs
 
 
-def _inside(path: Path, name: object) -> Path | None:
+def inside(path: Path, name: object) -> Path | None:
     """A file named relative to samples/ or to the run's folder; never one outside of it."""
     if not isinstance(name, str) or not name:
         return None

@@ -31,8 +31,9 @@ def images(run: Run) -> str:
     more = f" The first {PROMPTS} of {len(groups)} prompts." if len(groups) > PROMPTS else ""
     cards = "".join(_prompt(prompt, pairs, sides) for prompt, pairs in list(groups.items())[:PROMPTS])
     title = " and ".join(sides).capitalize()
-    sub = f"Held-out prompts, always drawn from the same starting noise, with the score of each image.{more}"
-    return section(title, sub, f'<div class="prompts">{cards}</div>')
+    what = "video" if any(p.suffix == ".webp" for pair in run.pairs for p in (pair.before, pair.after) if p) else "image"
+    sub = f"Held-out prompts, always drawn from the same starting noise, with the score of each {what}.{more}"
+    return section(title, sub, f'<div class="prompts{" videos" if what == "video" else ""}">{cards}</div>')
 
 
 def progress(run: Run) -> str:

@@ -8,7 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from flowrl.folder import write_atomic
-from flowrl.report import curves, gallery, settings, tables
+from flowrl.report import curves, gallery, settings, strengths, tables
 from flowrl.report.data import Run, number, read, table
 from flowrl.report.marks import section
 
@@ -38,7 +38,7 @@ def render(run: Run) -> str:
     lead = f'<p class="lead">{escape(verdict)}</p>' if verdict else ""
     training = section("Training", "By iteration; point at a curve for its values.", charts)
     result = tables.hero(run) + _facts(run) + _said(run) + notes + gallery.images(run) + tables.tasks(run) + tables.others(run)
-    body = result + training + gallery.progress(run) + settings.timing(run) + settings.configuration(run)
+    body = result + strengths.grid(run.path) + training + gallery.progress(run) + settings.timing(run) + settings.configuration(run)
     title = escape(f"{method} on {model}")
     style = files("flowrl.report").joinpath("style.css").read_text()
     return (

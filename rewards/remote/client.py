@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import email.utils
 import hashlib
+import math
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -20,9 +21,11 @@ from flowrl.rewards.forms import Call, Detailed, Metadata
 
 from . import wire
 from .address import address, loopback
+from .pictures import Limits
 from .token import VARIABLE, hidden, token
 
 AGAIN = (429, 502, 503, 504)
+APART = "too large, and may be sent apart"
 LARGEST = 64 * 2**20
 """Bytes of an answer."""
 
@@ -65,7 +68,8 @@ class Lost(NamedTuple):
 class Remote:
     """f(images uint8 [N, (T,) H, W, 3], prompts, metadata) -> Detailed of N scores, from a server. Built by `remote`.
 
-    Sent in chunks of whole groups, `chunk` images where groups are small enough, `parallel` of them at a time. What cannot be had
+    Sent in chunks of whole groups, `chunk` images where groups are small enough, of videos fewer (`fitting`), `parallel` of them at
+    a time. A group that is too large for the server goes in halves where the reward does not compare its images. What cannot be had
     in time is NaN, for exactly the images of the chunk, and warned of once for each kind of failure.
 
     Raises: ValueError where metadata cannot travel or the token is none.
@@ -95,12 +99,12 @@ class Remote:
 
     def on(self, call: Call) -> Detailed:
         """Scores of a call; see `forms.Form`."""
-        cuts = list(chunks(call.group, self.chunk))
+        cuts = list(chunks(call.group, min(self.chunk, fitting(call.images.shape[1:]))))
         got: dict[int, Detailed | Lost] = {}
         secret = token(self.variable)
         # the last word: a name server that hangs cannot be cancelled
         bounded(lambda: asyncio.run(self._all(call, cuts, got, secret)), self.patience.total + 5)
-        return self._joined(len(call.prompts), cuts, dict(got))
+        return self._joined(len(call.prompts), list(cuts), dict(got))
 
     async def _all(self, call: Call, cuts: list[np.ndarray], got: dict[int, Detailed | Lost], secret: str | None) -> None:
         patience, gate = self.patience, asyncio.Semaphore(self.parallel)
@@ -114,6 +118,14 @@ class Remote:
             async with gate:
                 body = await asyncio.to_thread(wire.encode, part(call, rows))
                 await self._ask(client, body, len(rows), end, lambda said: got.__setitem__(number, _quiet(said, secret)))
+                del body
+            told = got.get(number)
+            if isinstance(told, Lost) and told.kind == APART and len(rows) > 1:
+                first, rest = rows[: len(rows) // 2], rows[len(rows) // 2 :]
+                del got[number]
+                cuts[number] = first
+                cuts.append(rest)
+                await asyncio.gather(one(number, first), one(len(cuts) - 1, rest))
 
         try:
             async with (
@@ -135,7 +147,8 @@ class Remote:
                 if status == 200:
                     note(wire.read(data, count))
                     return
-                note(Lost(f"status {status}", f"the server said {status}: {wire.error(data)}"))
+                kind = APART if status == 413 and wire.apart(data) else f"status {status}"
+                note(Lost(kind, f"the server said {status}: {wire.error(data)}"))
                 if status not in AGAIN:
                     return
                 pause = max(pause, _seconds(asked))
@@ -190,6 +203,14 @@ def remote(variant: str = "", patience: Patience | None = None, chunk: int = 32,
     if chunk < 1 or parallel < 1:
         raise ValueError(f"chunk is {chunk} and parallel {parallel}; give at least 1 each")
     return Remote(address(variant), patience or Patience(), chunk, parallel)
+
+
+def fitting(shape: Sequence[int], limits: Limits | None = None) -> int:
+    """How many images [(T,) H, W, 3] go into a request that a server with its usual limits takes, at least 1."""
+    limits = limits or Limits()
+    frames, pixels = (shape[0] if len(shape) == 4 else 1), max(1, math.prod(shape[:-1]))
+    # a PNG of noise has 3 bytes a pixel, in base64 4
+    return max(1, min(limits.images // max(1, frames), limits.pixels // pixels, limits.body // (4 * pixels)))
 
 
 def chunks(group: np.ndarray, size: int) -> Iterator[np.ndarray]:

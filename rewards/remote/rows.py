@@ -11,6 +11,7 @@ ROWS: dict[str, Row] = {
         f"{HERE}.client:remote",
         "a reward served elsewhere by `flowrl serve`; its token is read from the environment (FLOWRL_TOKEN)",
         "http://HOST:PORT/NAME",
+        whole=True,
         licence="Apache-2.0; of what is served, its own",
         range="of the reward that is served",
         hacks="of the reward that is served",

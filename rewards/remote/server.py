@@ -21,10 +21,10 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from flowrl.rewards.base import Reward, TrainableReward
+from flowrl.rewards.base import Compares, Reward, TrainableReward
 
 from . import wire
-from .pictures import Limits, Refused
+from .pictures import Limits, Refused, TooLarge
 from .token import hidden
 from .worker import Worker
 
@@ -76,7 +76,12 @@ class Desk:
         except Denied as denied:
             return denied.response
         except Refused as refused:
-            return JSONResponse({"error": str(refused)}, refused.status)
+            return JSONResponse({"error": str(refused), **self._apart(request, refused)}, refused.status)
+
+    def _apart(self, request: Request, refused: Refused) -> dict[str, bool]:
+        """What a client with too large a request may do about it."""
+        reward = self.worker.rewards[request.path_params["name"]]
+        return {"apart": not (isinstance(reward, Compares) and reward.compares)} if isinstance(refused, TooLarge) else {}
 
     def _admit(self, request: Request) -> None:
         """Refuse what can be refused by its headers."""
@@ -90,7 +95,7 @@ class Desk:
             raise Denied(415, "the body is not said to be JSON; send it with Content-Type: application/json")
         length = request.headers.get("content-length", "0")
         if length.isdecimal() and int(length[:20]) > self.rules.limits.body:
-            raise Denied(413, f"the body is larger than {self.rules.limits.body} bytes; send fewer images at once")
+            raise TooLarge(f"the body is larger than {self.rules.limits.body} bytes; send fewer images at once")
         if self.inside >= self.rules.waiting:
             raise Denied(503, f"{self.inside} requests wait already; come back later", Retry_After=str(self.rules.again))
 
@@ -120,7 +125,7 @@ class Desk:
                 async for piece in request.stream():
                     pieces += piece
                     if len(pieces) > self.rules.limits.body:
-                        raise Denied(413, f"the body is larger than {self.rules.limits.body} bytes; send fewer images at once")
+                        raise TooLarge(f"the body is larger than {self.rules.limits.body} bytes; send fewer images at once")
         except TimeoutError:
             raise Denied(408, f"the body did not arrive within {self.rules.patience:g} s; send what Content-Length says") from None
         except ClientDisconnect:

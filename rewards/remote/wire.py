@@ -2,7 +2,8 @@
 
 Request: {"images": [PNG in base64, or a list of such frames for video], "prompts": [text], "metadata": [{...}]} of N images, all of
 one size, and if wanted "group": [N integers from 0, equal for images that compete], "references": [a list of PNGs for each group].
-Answer: {"scores": [number, or null where it could not score], "parts": {name: [number or null]}}, or {"error": a sentence}.
+Answer: {"scores": [number, or null where it could not score], "parts": {name: [number or null]}}, or {"error": a sentence}, of a
+request that is too large with "apart": whether the images of a group may be sent apart, as the reward does not compare them.
 """
 
 from __future__ import annotations
@@ -187,9 +188,18 @@ def _numbers(values: Any, count: int) -> np.ndarray:
 
 def error(body: bytes) -> str:
     """The sentence of a refusal, or the beginning of whatever came instead."""
+    said = _refusal(body).get("error")
+    return said if isinstance(said, str) else body[:100].decode("utf-8", "replace")
+
+
+def apart(body: bytes) -> bool:
+    """Whether a refusal says that the images of a group may be sent apart."""
+    return _refusal(body).get("apart") is True
+
+
+def _refusal(body: bytes) -> dict[str, Any]:
     try:
         told = json.loads(body[:10_000].decode("utf-8"))
     except (ValueError, RecursionError):
-        told = None
-    said = told.get("error") if isinstance(told, dict) else None
-    return said if isinstance(said, str) else body[:100].decode("utf-8", "replace")
+        return {}
+    return told if isinstance(told, dict) else {}

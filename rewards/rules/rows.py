@@ -28,6 +28,7 @@ ROWS: dict[str, Row] = {
         "text rendering: likeness of the text read in the image to the text in the prompt's quotes, or in metadata's text",
         "flow_grpo: its formula, in which further text is free",
         pure=True,
+        whole=True,
         licence="Apache-2.0 (rapidocr and its PP-OCRv6 models, which come with it, 31 MB)",
         range="0 to 1; NaN without a text to show",
         hacks="plain pages with the text alone: backgrounds and detail go (UniRL PR 407 measured half of the edges); log another "
@@ -40,6 +41,7 @@ ROWS: dict[str, Row] = {
         "motion in a video beside the camera's, by optical flow that holds in both directions",
         "vbench: its 0 or 1, unguarded, with DIS for RAFT",
         pure=True,
+        whole=True,
         licence="Apache-2.0",
         range="0 to 1",
         hacks="anything that moves will do: waving texture, objects that slide. vbench: flashes, noise and a shaken camera",
@@ -49,6 +51,7 @@ ROWS: dict[str, Row] = {
     "flicker": Row(
         f"{HERE}.flicker:flicker",
         "likeness of neighbouring frames, for videos that should stand still (VBench's temporal flickering)",
+        whole=True,
         licence="Apache-2.0",
         range="0 to 1; above 0.9 for most videos",
         hacks="a frozen picture has 1: train it beside a reward for motion only",

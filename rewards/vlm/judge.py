@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from flowrl.rewards.base import waits
-from flowrl.rewards.forms import Detailed, Metadata, References
+from flowrl.rewards.forms import Detailed, Metadata, References, over_frames
 
 from .ask import Backend, Question
 from .checklist import Node, nodes, passed
@@ -31,7 +31,8 @@ class Reading:
 
 @dataclass(frozen=True)
 class Point:
-    """f(images uint8 [N, H, W, 3], prompts, metadata) -> scores in [0, 1], each image judged alone.
+    """f(images uint8 [N, (T,) H, W, 3], prompts, metadata) -> scores in [0, 1], each image judged alone; of a video the mean over
+    its frames, as no template here is worded for videos.
 
     labelled, tagged: grade / high;  digits: sum_k k p(k) / (high sum_k p(k)) over the digits low .. high;  yes:
     p(yes) / (p(yes) + p(no)), both merged over the ways a token may write the word;  checklist: see `checklist`.
@@ -45,7 +46,9 @@ class Point:
         return waits(self.backend)
 
     def __call__(self, images: np.ndarray, prompts: list[str], metadata: list[Metadata]) -> Detailed:
-        still(images, self.template)
+        return over_frames(self._stills, images, prompts, metadata)
+
+    def _stills(self, images: np.ndarray, prompts: list[str], metadata: list[Metadata]) -> Detailed:
         if self.template.answer == "checklist":
             return self._checked(images, prompts, [nodes(m) for m in metadata])
         asked = [question(self.template, (image,), prompt) for image, prompt in zip(images, prompts, strict=True)]
@@ -63,7 +66,8 @@ class Point:
 
 @dataclass(frozen=True)
 class Against:
-    """f(images, prompts, metadata, references) -> scores in [0, 1] of images beside the first reference of their prompt.
+    """f(images, prompts, metadata, references) -> scores in [0, 1] of images beside the first reference of their prompt; of a video
+    the mean over its frames.
 
     "yes": (P(yes | reference, image) + 1 - P(yes | image, reference)) / 2 with both_orders, else the first of them alone: 1/2 for
     an image as good as the reference. NaN where there is no reference.
@@ -78,8 +82,10 @@ class Against:
         return waits(self.backend)
 
     def __call__(self, images: np.ndarray, prompts: list[str], metadata: list[Metadata], references: list[References]) -> Detailed:
+        return over_frames(self._stills, images, prompts, metadata, references)
+
+    def _stills(self, images: np.ndarray, prompts: list[str], metadata: list[Metadata], references: list[References]) -> Detailed:
         del metadata
-        still(images, self.template)
         rows = [i for i, given in enumerate(references) if given]
         shown = [(references[i][0], images[i]) for i in rows]
         if self.template.answer == "yes" and self.both_orders:
@@ -145,7 +151,7 @@ def gathered(told: Sequence[Reading]) -> Detailed:
 def still(images: np.ndarray, template: Template) -> None:
     """Raises: ValueError for videos: no template here is worded for them."""
     if images.ndim != 4:
-        raise ValueError(f"template {template.name!r} judges images [N, H, W, 3], not videos {list(images.shape)}; score a frame")
+        raise ValueError(f"template {template.name!r} compares images [N, H, W, 3], not videos {list(images.shape)}; score a frame")
 
 
 def _graded(text: str, template: Template) -> Reading:

@@ -91,12 +91,16 @@ def content(image: np.ndarray) -> str:
 
 
 def pixels(file: Path) -> np.ndarray:
-    """The image of a file as rewards see it, uint8 [H, W, 3].
+    """The image of a file as rewards see it, uint8 [H, W, 3], or its video, [T, H, W, 3].
 
-    Raises: ValueError if it is no image that can be read.
+    Raises: ValueError if it is no image that can be read; ModuleNotFoundError for a film without OpenCV.
     """
     from PIL import Image, UnidentifiedImageError
 
+    from flowrl.rewards import videos
+
+    if videos.moves(file):
+        return videos.read(file).pixels
     try:
         with Image.open(file) as image:
             return np.asarray(image.convert("RGB"))

@@ -14,7 +14,8 @@ import numpy as np
 from flowrl.rewards.contrastive.agreement import Agreement
 from flowrl.rewards.contrastive.clip import clip
 from flowrl.rewards.forms import Detailed
-from flowrl.rewards.place import Place
+from flowrl.rewards.place import FRAMES, Place
+from flowrl.rewards.videos import chosen
 
 from . import head
 from .book import Item, Vote, better, comparisons, content, locate, pixels, read
@@ -69,7 +70,7 @@ def learned(variant: str | None = None, place: Place | None = None) -> Preferenc
     """What people prefer, learned from votes: a Bradley-Terry head on frozen CLIP features of image and prompt, see `head.fit`.
 
     How well it does on prompts it was not fitted on is logged, and warned of where it may be chance. Differences within a prompt
-    are log odds of being preferred; the zero means nothing.
+    are log odds of being preferred; the zero means nothing. Features of a video are the mean over 8 frames.
 
     variant: a book of votes or the folder that holds votes.jsonl; with "@MODEL" behind it, features of another CLIP, named as in
     `contrastive.clip`. The images must lie where they were voted on.
@@ -114,7 +115,8 @@ def pairs(votes: list[Vote], folder: Path, encoder: Agreement) -> head.Pairs:
     for item, file in sorted(where.items()):
         image = pixels(folder / file) if (folder / file).is_file() else None
         if image is not None and content(image) == item[1]:
-            features, cosine = _features(encoder, image[None], [item[0]])
+            shown = image[chosen(len(image), FRAMES)] if image.ndim == 4 else image
+            features, cosine = _features(encoder, shown[None], [item[0]])
             row[item] = len(seen)
             seen.append((features[0], float(cosine[0])))
     if len(row) < len(where):

@@ -22,6 +22,7 @@ ROWS: dict[str, Row] = {
         f"{HERE}.reward:known",
         "Bradley-Terry strength of images that people voted on; no score for any other",
         "RUN or FILE",
+        whole=True,
         licence="Apache-2.0",
         range="log odds, 0 on average over a prompt's images",
         hacks="none: it scores only what people saw",

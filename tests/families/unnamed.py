@@ -19,6 +19,8 @@ from diffusers import (
     LTXVideoTransformer3DModel,
     Lumina2Pipeline,
     Lumina2Transformer2DModel,
+    PixArtSigmaPipeline,
+    PixArtTransformer2DModel,
     SanaPipeline,
     SanaTransformer2DModel,
 )
@@ -240,6 +242,28 @@ def sana() -> SanaPipeline:
         return quiet(SanaPipeline(names, decoder(Gemma2Model, Gemma2Config, len(names)), coder, network, scheduler))
 
 
+def pixart() -> PixArtSigmaPipeline:
+    """A variance-preserving diffusion that predicts its noise and a variance, which is dropped; DPM-Solver is replaced."""
+    with seeded(5):
+        network = PixArtTransformer2DModel(
+            sample_size=8,
+            num_layers=2,
+            patch_size=2,
+            attention_head_dim=8,
+            num_attention_heads=2,
+            caption_channels=16,
+            in_channels=4,
+            cross_attention_dim=16,
+            out_channels=8,
+            norm_type="ada_norm_single",
+            use_additional_conditions=False,
+        )
+        lively(network, scale=2.0)
+        names = pieces()
+        scheduler = DPMSolverMultistepScheduler(num_train_timesteps=1000, beta_start=0.0001, beta_end=0.02)
+        return quiet(PixArtSigmaPipeline(names, t5(len(names)), vae(shift_factor=None), network, scheduler))
+
+
 CASES = [
     Case("lumina2", lumina2, {"guidance": 4.0, "height": 32, "width": 32, "max_sequence_length": 32}),
     # diffusers 0.42.1 drops the attention mask of Chroma's single blocks under checkpointing
@@ -249,3 +273,5 @@ CASES = [
     Case("ltx", ltx, {"guidance": 3.0, "height": 32, "width": 32, "frames": 9, "max_sequence_length": LENGTH}),
     Case("sana", sana, {"guidance": 4.5, "height": 32, "width": 32, "max_sequence_length": LENGTH}),
 ]
+WHOLE = Case("pixart", pixart, {"guidance": 4.5, "height": 32, "width": 32, "max_sequence_length": LENGTH})
+"""diffusers puts no adapters into its network."""

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from flowrl.models import ddim
 from flowrl.models.family import Encoding, Pictures
 from flowrl.models.guidance import Guider
 from flowrl.recipe import PolicySpec
-from flowrl.samplers import paths
+from flowrl.samplers import Path, paths
 
 from .infer import COMBINES, Convention, Unknown, learned
-from .listen import Heard, filled, leaves, listening, patched
+from .listen import Heard, filled, first_tensor, leaves, listening, patched
 
 STEPS = 3
 SCALE = 3.7  # of the guided run: no factor that a convention would hide
@@ -34,7 +37,6 @@ class Generic:
     Raises: Unknown, a sentence.
     """
 
-    path = paths.flow
     feed_forward: Sequence[str] = ()
     embeds = False
     pictures = (0, 0)
@@ -42,14 +44,15 @@ class Generic:
     def __init__(self, pipe: Any, spec: PolicySpec) -> None:
         self.pipe, self.spec = pipe, spec
         self.modules = _network(pipe)
-        _single_steps(pipe)
+        self.path = _single_steps(pipe)
         self.parameters = inspect.signature(type(pipe).__call__).parameters
         if "guidance_scale" not in self.parameters and "true_cfg_scale" not in self.parameters:
             raise Unknown(f"{type(pipe).__name__} takes no guidance_scale")
         plain, two = self._run(PROBES[:1], 0.0, STEPS), self._run(PROBES, 0.0, 1)
         guided = self._run(PROBES[:1], SCALE, STEPS)
         several = len(guided.steps[0].calls) > 1 or self._doubled(guided, plain)
-        self.convention: Convention = learned(guided if several else None, plain, two, SCALE)
+        clock = self._clock(self.sigmas_of(plain)[:-1])
+        self.convention: Convention = learned(guided if several else None, plain, two, SCALE, clock)
         how = self.convention
         self.guider = Guider(COMBINES[how.combine or "linear"], joined=how.joined and how.first)
         x = plain.steps[0].x
@@ -110,11 +113,21 @@ class Generic:
         """The levels of the scheduler after the pipeline has set them."""
         if steps < 1:
             raise ValueError(f"a schedule of {steps} steps; give at least 1")
+        if self.path is not paths.flow:
+            return ddim.visited(self.pipe.scheduler, steps)
         with self._idle():
-            heard = self._run(PROBES[:1], 0.0, steps, stop=True)
+            return self.sigmas_of(self._run(PROBES[:1], 0.0, steps, stop=True))
+
+    def sigmas_of(self, heard: Heard) -> Tensor:
+        """Those of a run."""
+        if self.path is not paths.flow:
+            return ddim.visited(self.pipe.scheduler, len(heard.steps))
         if heard.sigmas is None:
             raise Unknown("the scheduler has no sigmas")
         return heard.sigmas.double().cpu()
+
+    def _clock(self, sigma: Tensor) -> Tensor:
+        return sigma.double() if self.path is paths.flow else self.path.time(sigma).double()
 
     def expert(self, sigma: float) -> int:
         return 0
@@ -138,7 +151,7 @@ class Generic:
         return {_key(path): given[path][0 if how.first or not how.joined else 1] for path in sorted(how.rows)}
 
     def call(self, network: nn.Module, x: Tensor, sigma: Tensor, given: Mapping[str, Tensor], guidance: float) -> Tensor:
-        how = self.convention
+        how, clock = self.convention, self._clock(sigma)
         state = x
         for d in how.inserted:
             state = state.unsqueeze(d)
@@ -148,17 +161,14 @@ class Generic:
                 return state
             if path in how.times:
                 time = how.times[path]
-                told = time.factor * sigma.double() + time.offset
+                told = time.factor * clock + time.offset
                 told = (told if time.dtype.is_floating_point else told.round()).to(time.dtype)
                 return told.view(-1, *[1] * len(time.shape)).expand(-1, *time.shape)
             if path in how.rows:
                 return given[_key(path)]
             return value.to(x.device) if isinstance(value, Tensor) else value
 
-        answer = network(**filled(how.template, put))
-        from .listen import first_tensor
-
-        u = first_tensor(answer)
+        u = first_tensor(network(**filled(how.template, put)))
         u = u if how.channels is None else u[:, : how.channels]
         return how.sign * u.reshape(x.shape).float()
 
@@ -191,8 +201,6 @@ class Generic:
 
     def _idle(self, texts: bool = True) -> Any:
         """Inside, the network answers at once, with zeros, and texts are not encoded anew."""
-        from contextlib import ExitStack
-
         stack = ExitStack()
         network: nn.Module = getattr(self.pipe, self.modules[0])
         template = self.convention.template
@@ -208,12 +216,9 @@ class Generic:
         zeros.__signature__ = inspect.signature(network.forward)  # pyright: ignore[reportFunctionMemberAccess]
         stack.enter_context(patched(network, "forward", zeros))
         if texts and hasattr(self.pipe, "encode_prompt"):
-            kept = self._texts_once()
+            kept = self._texts
             stack.enter_context(patched(self.pipe, "encode_prompt", lambda *args, **kwargs: kept))
         return stack
-
-    def _texts_once(self) -> Any:
-        return self._texts
 
 
 def _key(path: str) -> str:
@@ -232,8 +237,6 @@ class _Answer(tuple):
 
 
 def _ending(right: Any, latents: Tensor) -> Any:
-    import functools
-
     @functools.wraps(right)
     def step(output: Tensor, time: Any, x: Tensor, *args: Any, **kwargs: Any) -> Any:
         return (latents.to(x.dtype),)
@@ -249,8 +252,12 @@ def _network(pipe: Any) -> tuple[str, ...]:
     return (found[0],)
 
 
-def _single_steps(pipe: Any) -> None:
-    """A flow scheduler with plain steps in the place of a multistep one, of the same shift."""
+def _single_steps(pipe: Any) -> Path:
+    """The path, and a scheduler with single steps in the place of one that looks back: on a flow Euler's of the same shift, on a
+    variance-preserving diffusion DDIM's of the same levels.
+
+    Raises: Unknown for a scheduler of neither.
+    """
     from diffusers import FlowMatchEulerDiscreteScheduler
 
     scheduler = pipe.scheduler
@@ -258,9 +265,16 @@ def _single_steps(pipe: Any) -> None:
     if config.get("prediction_type") == "flow_prediction" or config.get("use_flow_sigmas"):
         shift = config.get("flow_shift") or 1.0
         pipe.scheduler = FlowMatchEulerDiscreteScheduler(num_train_timesteps=config["num_train_timesteps"], shift=shift)
+    elif "beta_schedule" in config:
+        pipe.scheduler = ddim.ddim(scheduler)
+        trained = getattr(scheduler, "alphas_cumprod", None)
+        if trained is None or not torch.allclose(trained.double(), pipe.scheduler.alphas_cumprod.double(), atol=1e-6):
+            raise Unknown(f"the levels of its {type(scheduler).__name__} are not those of a DDIMScheduler with its settings")
+        return ddim.path(pipe.scheduler)
     elif not isinstance(scheduler, FlowMatchEulerDiscreteScheduler) or config.get("invert_sigmas"):
-        raise Unknown(f"its {type(scheduler).__name__} is not that of a flow")
+        raise Unknown(f"its {type(scheduler).__name__} is neither of a flow nor of a variance-preserving diffusion")
     pipe.scheduler = copy.deepcopy(pipe.scheduler)
+    return paths.flow
 
 
 def _attention(network: nn.Module) -> tuple[str, ...]:

@@ -29,7 +29,8 @@ class Unknown(ValueError):
 
 @dataclass(frozen=True)
 class Time:
-    """An argument that is factor * sigma + offset, rounded where it is an integer; shape: its own, without the batch."""
+    """An argument that is factor * clock + offset, rounded where it is an integer; shape: its own, without the batch. The clock is
+    sigma on a flow, and the trained time of a variance-preserving diffusion."""
 
     factor: float
     offset: float
@@ -80,8 +81,8 @@ def state_of(step: Step, call: Call) -> tuple[str, tuple[int, ...], int]:
     raise Unknown("no argument of the network is the state that the scheduler is given (scaled, joined with others, or a list?)")
 
 
-def times_of(steps: Sequence[Step], sigmas: Tensor, state: str) -> dict[str, Time]:
-    """Arguments that change from step to step, as lines in sigma.
+def times_of(steps: Sequence[Step], clock: Tensor, state: str) -> dict[str, Time]:
+    """Arguments that change from step to step, as lines in the clock [steps].
 
     Raises: Unknown for one that changes otherwise, or where none does.
     """
@@ -96,16 +97,16 @@ def times_of(steps: Sequence[Step], sigmas: Tensor, state: str) -> dict[str, Tim
         if any(t.shape != told[0].shape or t.numel() == 0 or bool((t != t.flatten()[0]).any()) for t in told):
             raise Unknown(f"the argument {path!r} changes from step to step, and is not one number a step")
         y = torch.stack([t.flatten()[0].double() for t in told])
-        x = sigmas[: len(steps)].double()
+        x = clock[: len(steps)].double()
         factor = float((y[0] - y[-1]) / (x[0] - x[-1]))
         offset = float(y[0] - factor * x[0])
         slack = 0.5 if not told[0].is_floating_point() else 1e-3 * abs(factor)
         if float((factor * x + offset - y).abs().max()) > slack:
-            raise Unknown(f"the argument {path!r} is no line in sigma: {y.tolist()} at {x.tolist()}")
+            raise Unknown(f"the argument {path!r} is no line in the level: {y.tolist()} at {x.tolist()}")
         rounded = round(factor) if abs(factor) > 10 else round(factor, 3)
         found[path] = Time(float(rounded), float(round(offset, 3)), told[0].dtype, tuple(told[0].shape[1:]))
     if not found:
-        raise Unknown("no argument of the network changes with sigma, so it is not told the time")
+        raise Unknown("no argument of the network changes with the level, so it is not told the time")
     return found
 
 
@@ -166,19 +167,19 @@ def rows_of(one: Call, two: Call, state: str, times: Mapping[str, Time]) -> froz
     return frozenset(found)
 
 
-def learned(guided: Heard | None, plain: Heard, two: Heard, scale: float) -> Convention:
-    """From a run with guidance (None where the pipeline has none), one without, and one of two prompts.
+def learned(guided: Heard | None, plain: Heard, two: Heard, scale: float, clock: Tensor) -> Convention:
+    """From a run with guidance (None where the pipeline has none), one without, and one of two prompts. clock: of each step.
 
     Raises: Unknown, with what is not understood.
     """
     steps = plain.steps
-    if len(steps) < 2 or plain.sigmas is None or any(len(step.calls) != 1 for step in steps):
+    if len(steps) < 2 or any(len(step.calls) != 1 for step in steps):
         counts = [len(step.calls) for step in steps]
         raise Unknown(f"without guidance the network is called {counts} times a step, where once is understood")
     state, inserted, copies = state_of(steps[0], steps[0].calls[0])
     if copies != 1:
         raise Unknown("without guidance the network is still given the state twice")
-    times = times_of(steps, plain.sigmas, state)
+    times = times_of(steps, clock, state)
     meaning = same_answer(_answer(steps[0]), steps[0].output)
     if meaning is None:
         raise Unknown("what the scheduler is given is not the network's answer, nor its negative, nor a part of it")
