@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
+from importlib import import_module
 from typing import Any, cast
 
 import numpy as np
@@ -33,6 +34,8 @@ SMALLEST = 2
 
 GIVEN = "given:"
 """What stands before the class of a policy that was no recipe's, in the place of a model's name."""
+WORLDS = {"shapes": "flowrl.shapes.protocol", "shapes_video": "flowrl.shapes_video.protocol"}
+"""Embedded prompts by name: the module that has their `training` and held-out `rows`."""
 
 METHODS: dict[str, Callable[..., Method | Direct]] = {**methods.TABLE, **direct.TABLE}
 """Every method by name: those that compare images, and those that follow their reward's gradient."""
@@ -133,9 +136,8 @@ def prompts(spec: DataSpec, given: Any = None) -> tuple[Prompts, Prompts]:
 
 
 def _plain(spec: DataSpec, given: Any) -> tuple[Prompts, Prompts]:
-    if given is None and spec.prompts == "shapes":
-        from flowrl.shapes import protocol
-
+    if given is None and spec.prompts in WORLDS:
+        protocol = import_module(WORLDS[spec.prompts])
         return data.read(protocol.training(), "prompt"), data.read(protocol.rows(), "prompt")
     every = data.read(spec.prompts if given is None else given, spec.prompt, spec.image)
     return data.split(every, spec.heldout, spec.prompt, spec.image)
