@@ -24,7 +24,7 @@ class Place:
     batch: images a network call; None: the reward's own choice.
     offload: the network waits on the CPU between calls.
 
-    Raises: ValueError for a batch below 1 or a dtype that is not one of float32, bfloat16 and float16.
+    Raises: ValueError for a device that is not here, a batch below 1 or a dtype that is not one of float32, bfloat16 and float16.
     """
 
     device: str = "cpu"
@@ -33,6 +33,11 @@ class Place:
     offload: bool = False
 
     def __post_init__(self) -> None:
+        try:
+            torch.empty(0, device=self.device)
+        except (RuntimeError, AssertionError) as error:
+            why = str(error).partition("\n")[0]
+            raise ValueError(f"device {self.device!r} of a reward cannot be used here ({why}); give cpu or leave it out") from error
         if self.batch is not None and self.batch < 1:
             raise ValueError(f"batch is {self.batch}; give at least 1 image a network call")
         if self.dtype is not None and self.dtype not in DTYPES:

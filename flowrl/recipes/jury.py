@@ -88,9 +88,9 @@ class Jury:
         with self.parts.world.together():
             if self.parts.world.main:
                 save_sheet(self.folder, session.iteration, self.few, seen, scores)
-        row = {"heldout/score": float(np.nanmean(scores))}
+        row = {"heldout/score": _mean(scores)}
         if len(seen.scores) > 1:
-            row |= {f"heldout/{name}": float(np.nanmean(values)) for name, values in seen.scores.items()}
+            row |= {f"heldout/{name}": _mean(values) for name, values in seen.scores.items()}
         row |= {f"look/{name}": value for name, value in seen.looks.items()}
         bad = self._watch(session, seen)
         # an evaluation that looks like hacking is nobody's best
@@ -108,7 +108,7 @@ class Jury:
             history[0]["looks"] |= {name[5:]: v for name, v in recent[0].items() if name.startswith("look/")}
         since = {name: float(np.mean([row[name] for row in recent])) for name in (recent[0] if recent else {})}
         looks = {**seen.looks, **{name[5:]: value for name, value in since.items() if name.startswith("look/")}}
-        scores = {name: np.nanmean(values, 1).tolist() for name, values in seen.scores.items()}
+        scores = {name: [_mean(row) for row in values] for name, values in seen.scores.items()}
         history.append(asdict(Look(session.iteration, scores, since.get("reward/mean", math.nan), looks)))
         told = [Look(**one) for one in history]
         session.books["alarm"] = guards.verdict(self.guard, told, self.free)
@@ -119,7 +119,7 @@ class Jury:
 
     def note(self, session: Session, row: Mapping[str, float]) -> None:
         """What the guards want of an iteration's row."""
-        if self.watches:
+        if self.watches and "reward/mean" in row:
             kept = {name: v for name, v in row.items() if name == "reward/mean" or name.startswith("look/")}
             session.books.setdefault("recent", []).append(kept)
 
@@ -142,6 +142,11 @@ class Jury:
                 save_images(self.folder, when, self.held, self.tasks, seen)
         self.seconds = time.perf_counter() - clock
         return {"scores": {n: v.tolist() for n, v in seen.scores.items()}, "diversity": seen.diversity, "seconds": self.seconds}
+
+
+def _mean(values: np.ndarray) -> float:
+    """Over what could be scored; NaN where nothing could."""
+    return float(np.nanmean(values)) if np.isfinite(values).any() else math.nan
 
 
 def spread(count: int, wanted: int) -> list[int]:
