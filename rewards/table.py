@@ -23,6 +23,7 @@ EMBEDDED: dict[str, Row] = {
         licence="Apache-2.0",
         range="0 to 1",
         hacks="none known: strict asks for every shape, colour and place; soft pays for parts",
+        example="flowrl train shapes --reward shapes",
     ),
     "clip": Row(
         f"{HERE}.contrastive.clip:clip",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import shlex
 import sys
 import urllib.error
 import urllib.request
@@ -11,12 +13,15 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+import serving
 import tinyrun
 from PIL import Image
 
+from flowrl.cli import scoring
 from flowrl.cli.app import main
 from flowrl.recipe import Recipe, RewardSpec
-from flowrl.rewards import TABLE
+from flowrl.recipes import run
+from flowrl.rewards import TABLE, parse
 from flowrl.settings import load
 
 QUIET = ("policy.steps=4", "sizes.prompts=2", "sizes.group=4")
@@ -125,6 +130,7 @@ def test_a_run_with_gates_and_places_from_the_command_line(capsys: pytest.Captur
             "train shapes --reward geneval:foo",
             "reward geneval has no rule 'foo'; there are soft, official, flow_grpo. It is written",
         ),
+        ("train shapes --set evaluate.foo=1", "unknown setting evaluate.foo: evaluate has every, quick, prompts, images"),
         ("score s --reward ocr=0.5,gate=0.3", "reward 'ocr=0.5,gate=0.3' gives gate, which only a reward to train for has"),
         ("score s --reward adversarial", "learns in training and knows nothing before: give it to flowrl train; it needs a folder"),
         ("rewards check adversarial_pair", "it needs a folder of references: adversarial_pair:FOLDER"),
@@ -143,7 +149,7 @@ def test_a_reward_that_cannot_be_is_a_sentence(words: str, said: str, tmp_path: 
     (tmp_path / "lacks.py").write_text("import nowhere_at_all\n")
     told = refused(capsys, *words.split())
     assert said.replace("BAD", str(tmp_path / "bad.py")) in told and "toolkit[data]" not in told
-    assert not Path("run").exists() and not Path("runs").exists()
+    assert not Path("run").exists() and not list(Path().glob("runs/*"))
 
 
 @pytest.mark.ci
@@ -191,3 +197,48 @@ def test_a_warning_is_one_plain_line(tmp_path: Path) -> None:
     done = tinyrun.flowrl("score", "s", "--reward", "mine.py:some")
     assert done.returncode == 0 and len(done.stderr.splitlines()) == 1
     assert done.stderr.startswith("warning: reward 'mine.py:some' could not score 1 of 3 images") and "update" not in done.stderr
+
+
+def test_what_is_told_to_try_is_a_command_that_is_understood(
+    asked: list[Recipe], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, row in TABLE.items():
+        assert call("rewards", name) == 0
+        told = row.example or f"flowrl score images/ --reward {name}"
+        assert told in " ".join(capsys.readouterr().out.split())
+        words = shlex.split(told)[1:]
+        spec, _ = parse(words[words.index("--reward") + 1])
+        # a placeholder stands where the user's own goes, and the rest is taken as it is written
+        assert spec.partition(":")[0] == name and words[0] in ("score", "train")
+        if words[0] == "train":
+            asked.clear()
+            call(*words)
+            assert asked[0].rewards[0].name == spec
+
+
+def test_examples_that_need_no_download_work_as_they_are_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pictures(tmp_path / "images", 4, 2)
+    assert call(*TABLE["winrate"].example.split()[1:]) == 0
+    with serving.false(lambda handler, body: serving.say(handler, b'{"scores": [0.5, 0.25]}')) as address:
+        assert call(*TABLE["remote"].example.replace("http://HOST:PORT/NAME", address).split()[1:]) == 0
+    assert "0.3750" in capsys.readouterr().out
+
+
+def test_a_budget_that_two_evaluations_use_up_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    for minutes, seconds, left in ((None, 1e9, None), (8.0, 60.0, None), (1.0, 21.0, "14 s"), (1.0, 40.0, "0 s")):
+        caplog.clear()
+        run._afford(minutes, seconds)
+        assert len(caplog.records) == (left is not None)
+        assert all(f"{left} are left to train in; lower evaluate.prompts" in record.message for record in caplog.records)
+
+
+def test_best_and_worst_are_named_and_what_is_between_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures(tmp_path / "s", 5)
+    drawn: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(scoring, "contact_sheet", lambda *given: drawn.append(given) or Image.new("RGB", (1, 1)))
+    files, read = scoring.images(tmp_path / "s", None, None)
+    for values in ([3.0, 1.0, 2.0, 5.0, 4.0], [math.nan, 1.0, math.nan, math.nan, math.nan]):
+        scoring.draw(tmp_path / "sheet.png", files, read, scoring.Scored(values, {}))
+    (_, _, columns, scores, titles), (_, _, one, alone, title) = drawn
+    assert (columns, scores, titles) == (2, [5.0, 4.0, 2.0, 1.0], ("best", "worst"))
+    assert (one, alone, title) == (1, [1.0], ("best",))

@@ -279,7 +279,7 @@ def test_an_evaluation_without_scores_has_no_value_and_the_last_one_is_tried_aga
 
 @pytest.mark.ci
 @pytest.mark.filterwarnings("ignore::UserWarning")
-@pytest.mark.parametrize("answer", [b"<html>", b"[]", b'{"values": [null]}', b'{"values": "many"}', b'{"values": [1e999]}'])
+@pytest.mark.parametrize("answer", [b"<html>", b"[]", b'{"scores": [null]}', b'{"scores": "many"}', b'{"scores": [1e99, 1, 1, 1]}'])
 def test_garbage_from_a_server_skips_an_iteration(answer: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "PAUSE", 0.01)
     with serving.false(lambda handler, body: serving.say(handler, answer)) as address, tinyrun.one_thread():

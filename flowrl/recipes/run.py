@@ -36,6 +36,8 @@ from .engine import engine, notes
 from .jury import Jury
 
 log = logging.getLogger("flowrl")
+KEPT = 1.2
+"""The evaluation after training is kept so many times what the one before took."""
 EMPTY, PAUSE = 5, 2.0
 """So many times in a row nothing may be scored, with so many seconds after the first, twice as many after the next."""
 CACHED_PROMPTS = 2000
@@ -114,6 +116,7 @@ def _train(recipe: Recipe, given: Mapping[str, Any] | None, prompts: Any, resume
             log.info("weight set %s: %.1f MB", name, count / 2**20)
     if "before" not in session.books and len(held):
         session.books["before"] = _judged(jury, "before", session, folder, times=1)
+        _afford(recipe.run.minutes, jury.seconds)
     if jury.watches and not session.iteration and "history" not in session.books:
         jury.quick(session)  # what the guards compare with
     if _loop(parts, session, jury, folder):
@@ -140,6 +143,15 @@ def _parts(
     build.referred(scored, trained)
     rules = build.rules(recipe, scored)
     return Parts(recipe, policy, method, scored, trained, world, selection, resized, features, rules), held
+
+
+def _afford(minutes: float | None, seconds: float) -> None:
+    """A warning where evaluations of so many seconds, before and after, leave less than a quarter of the time to train in."""
+    if minutes is not None and 60 * minutes < (1 + KEPT) * seconds / 0.75:
+        log.warning(
+            "an evaluation takes %.0f s and there are two, so of %g minutes %.0f s are left to train in; lower evaluate.prompts or "
+            "evaluate.images, or raise run.minutes", seconds, minutes, max(0.0, 60 * minutes - (1 + KEPT) * seconds)
+        )  # fmt: skip
 
 
 def _folder(recipe: Recipe, resume: Path | None, world: World) -> tuple[Recipe, RunFolder]:
@@ -258,7 +270,7 @@ def _loop(parts: Parts, session: Session, jury: Jury, folder: RunFolder) -> bool
                     folder.log(row)
                     display.update({**row, "minutes_budget": run.minutes, "minutes_elapsed": (time.perf_counter() - began) / 60})
             stop = world.any(bool(caught))
-            needed = time.perf_counter() - began + 1.2 * jury.seconds + row["seconds/total"]
+            needed = time.perf_counter() - began + KEPT * jury.seconds + row["seconds/total"]
             late = run.minutes is not None and world.same(needed) > 60 * run.minutes
             lost = session.empty >= EMPTY
             if session.iteration - saved >= run.save_every or stop or late or last or lost or (looked and jury.leads(session)):
@@ -273,7 +285,7 @@ def _loop(parts: Parts, session: Session, jury: Jury, folder: RunFolder) -> bool
                 break
             if late:
                 log.info(
-                    "time is up: the evaluation after training is kept %.0f s of the %.1f minutes", 1.2 * jury.seconds, run.minutes
+                    "time is up: the evaluation after training is kept %.0f s of the %.1f minutes", KEPT * jury.seconds, run.minutes
                 )
                 break
             if session.empty and not last:
