@@ -49,8 +49,8 @@ class Jury:
         self.judges = bench(parts, given)
         if all(map(_relative, self.judges.values())) and parts.world.main and len(held):
             log.warning(
-                "%s only compares the images of a prompt, so its mean says nothing of progress; name a judge that scores each alone, "
-                "such as --set evaluate.rewards='[clip]'", ", ".join(self.judges)
+                "%s only compares the images of a prompt, so its mean says nothing of progress; name a judge that scores images "
+                "alone, such as --set evaluate.rewards='[clip]'", ", ".join(self.judges)
             )  # fmt: skip
         self.free = [name for name in self.judges if not (name in parts.rewards and parts.rewards[name][1])]
         self.held = held.take(spread(len(held), spec.prompts or len(held)))
