@@ -29,6 +29,8 @@ from flowrl.loop import Parts, Session, begin, choose
 from flowrl.models.policy import DiffusersPolicy
 from flowrl.recipe import Recipe
 from flowrl.report import write as write_report
+from flowrl.scoring import Unscored
+from flowrl.selection import Selection
 from flowrl.sizes import Sizes, cut, derive, describe
 from flowrl.types import Policy
 
@@ -37,6 +39,10 @@ from .engine import engine, notes
 from .jury import Jury, spread
 
 log = logging.getLogger("flowrl")
+KEPT = 1.2
+"""The evaluation after training is kept so many times what the one before took."""
+EMPTY, PAUSE = 5, 2.0
+"""So many times in a row nothing may be scored, with so many seconds after the first, twice as many after the next."""
 CACHED_PROMPTS = 2000
 """SD3.5's encoding of a prompt takes 2.7 MB."""
 
@@ -102,6 +108,44 @@ def _train(recipe: Recipe, given: Given, resume: Path | None, world: World) -> R
     if resume is not None:
         for line in settings.changes(settings.load(folder.path / "run.yaml"), recipe):
             log.log(logging.WARNING if world.main else logging.DEBUG, "resumed with another setting: %s", line)
+    try:
+        parts, held = _parts(recipe, method, selection, given, prompts, world)
+        judges = build.judges(recipe.evaluate.rewards, world.device)
+        sizes, line = _sizes(parts)
+    except BaseException:
+        if world.main and resume is None:
+            folder.forget()
+        raise
+    session = begin(parts, sizes)
+    if resume is not None:
+        _restore(session, folder, world)
+    with world.together():
+        if world.main:
+            _record(recipe, prompts, folder)
+    _free_encoders(parts.policy, (parts.prompts, held), world)
+    jury = Jury(parts, held, judges, folder)
+    if world.main:
+        for said in (line, *notes(method)):
+            log.info("%s", said)
+        for name, count in session.weights.bytes().items():
+            log.info("weight set %s: %.1f MB", name, count / 2**20)
+    if "before" not in session.books and len(held):
+        session.books["before"] = _judged(jury, "before", session, folder, times=1)
+        _afford(recipe.run.minutes, jury.seconds)
+    if jury.watches and not session.iteration and "history" not in session.books:
+        jury.quick(session)  # what the guards compare with
+    if _loop(parts, session, jury, folder):
+        if world.main:
+            log.warning("stopped after iteration %d; go on with: flowrl train --resume %s", session.iteration, folder.path)
+            write_report(folder.path)
+        return Result(folder.path, session.iteration, True)
+    return _finish(parts, session, jury, folder)
+
+
+def _parts(
+    recipe: Recipe, method: Any, selection: Selection, given: Mapping[str, Any] | None, prompts: Any, world: World
+) -> tuple[Parts, Prompts]:
+    """All that a recipe names, and the prompts held out."""
     trained, held = build.prompts(recipe.data, prompts)
     policy, recipe = build.policy(recipe, ready, world)
     if recipe.policy.lora.rank and isinstance(policy, DiffusersPolicy):
@@ -115,32 +159,17 @@ def _train(recipe: Recipe, given: Given, resume: Path | None, world: World) -> R
         )
     scored, resized = build.rewards(recipe, rewards, world.device), build.resized(recipe.method)
     build.referred(scored, trained)
-    parts = Parts(recipe, policy, method, scored, trained, world, selection, resized, features, build.rules(recipe, scored))
-    judges = build.judges(recipe.evaluate.rewards, world.device)
-    sizes, line = _sizes(parts)
-    session = begin(parts, sizes)
-    if resume is not None:
-        _restore(session, folder, world)
-    with world.together():
-        if world.main:
-            _record(recipe, prompts, folder)
-    _free_encoders(policy, (trained, held), world)
-    jury = Jury(parts, held, judges, folder)
-    if world.main:
-        for said in (line, *notes(method)):
-            log.info("%s", said)
-        for name, count in session.weights.bytes().items():
-            log.info("weight set %s: %.1f MB", name, count / 2**20)
-    if "before" not in session.books and len(held):
-        session.books["before"] = jury.full("before", session)
-    if jury.watches and not session.iteration and "history" not in session.books:
-        jury.quick(session)  # what the guards compare with
-    if _loop(parts, session, jury, folder):
-        if world.main:
-            log.warning("stopped after iteration %d; go on with: flowrl train --resume %s", session.iteration, folder.path)
-            write_report(folder.path)
-        return Result(folder.path, session.iteration, True)
-    return _finish(parts, session, jury, folder)
+    rules = build.rules(recipe, scored)
+    return Parts(recipe, policy, method, scored, trained, world, selection, resized, features, rules), held
+
+
+def _afford(minutes: float | None, seconds: float) -> None:
+    """A warning where evaluations of so many seconds, before and after, leave less than a quarter of the time to train in."""
+    if minutes is not None and 60 * minutes < (1 + KEPT) * seconds / 0.75:
+        log.warning(
+            "an evaluation takes %.0f s and there are two, so of %g minutes %.0f s are left to train in; lower evaluate.prompts or "
+            "evaluate.images, or raise run.minutes", seconds, minutes, max(0.0, 60 * minutes - (1 + KEPT) * seconds)
+        )  # fmt: skip
 
 
 def _folder(recipe: Recipe, resume: Path | None, world: World) -> tuple[Recipe, RunFolder]:
@@ -270,22 +299,40 @@ def _loop(parts: Parts, session: Session, jury: Jury, folder: RunFolder) -> bool
                     folder.log(row)
                     display.update({**row, "minutes_budget": run.minutes, "minutes_elapsed": (time.perf_counter() - began) / 60})
             stop = world.any(bool(caught))
-            needed = time.perf_counter() - began + 1.2 * jury.seconds + row["seconds/total"]
+            needed = time.perf_counter() - began + KEPT * jury.seconds + row["seconds/total"]
             late = run.minutes is not None and world.same(needed) > 60 * run.minutes
-            if session.iteration - saved >= run.save_every or stop or late or last or (looked and jury.leads(session)):
+            lost = session.empty >= EMPTY
+            if session.iteration - saved >= run.save_every or stop or late or last or lost or (looked and jury.leads(session)):
                 save()
                 saved = session.iteration
             if stop:
                 return True
+            if lost:
+                raise Unscored(f"nothing could be scored {EMPTY} times in a row, see the warnings above; {_later(folder)}")
             if looked and jury.stops(session):
                 _go_back(session, folder)
                 break
             if late:
                 log.info(
-                    "time is up: the evaluation after training is kept %.0f s of the %.1f minutes", 1.2 * jury.seconds, run.minutes
+                    "time is up: the evaluation after training is kept %.0f s of the %.1f minutes", KEPT * jury.seconds, run.minutes
                 )
                 break
+            if session.empty and not last:
+                _wait(session.empty, caught)
     return False
+
+
+def _later(folder: RunFolder) -> str:
+    return f"once that works again, go on with: flowrl train --resume {folder.path}"
+
+
+def _wait(times: int, caught: Sequence[float] = ()) -> None:
+    """Before what could not be scored so many times is tried again; a signal ends it."""
+    seconds = PAUSE * 2 ** (times - 1)
+    log.warning("waiting %g s", seconds)
+    end = time.monotonic() + seconds
+    while not caught and (left := end - time.monotonic()) > 0:
+        time.sleep(min(0.2, left))
 
 
 def _go_back(session: Session, folder: RunFolder) -> None:
@@ -297,10 +344,24 @@ def _go_back(session: Session, folder: RunFolder) -> None:
     log.warning("stopped at iteration %d; the run ends with its best checkpoint, of iteration %d", at, best.iteration)
 
 
+def _judged(jury: Jury, when: str, session: Session, folder: RunFolder, times: int = EMPTY) -> dict[str, Any]:
+    """The protocol, again where its headline judge could score nothing.
+
+    Raises: Unscored where it could not `times` times.
+    """
+    for tried in range(1, times + 1):
+        found = jury.full(when, session)
+        if np.isfinite(np.array(next(iter(found["scores"].values())), dtype=float)).any():
+            return found
+        if tried < times:
+            _wait(tried)
+    raise Unscored(f"{next(iter(jury.judges))} could score no held-out image, see the warnings above; {_later(folder)}")
+
+
 def _finish(parts: Parts, session: Session, jury: Jury, folder: RunFolder) -> Result:
     """After: the protocol again, the adapter at several strengths, the weights for others, result.json and the report."""
     world = parts.world
-    after = jury.full("after", session) if len(jury.held) else None
+    after = _judged(jury, "after", session, folder) if len(jury.held) else None
     result = _result(parts, session, jury, folder, after)
     few = jury.held.take(spread(len(jury.held), strengths.shown(parts.policy)))
     drawn = strengths.drawn(parts, session, few) if len(few) and parts.recipe.policy.lora.rank else {}
@@ -367,6 +428,8 @@ def compared(before: Mapping[str, Any], after: Mapping[str, Any], tasks: list[st
     out: dict[str, Any] = {}
     for i, name in enumerate(before["scores"]):
         old, new = np.array(before["scores"][name], dtype=float), np.array(after["scores"][name], dtype=float)
+        if i and not (np.isfinite(old).any(1) & np.isfinite(new).any(1)).any():
+            continue  # a judge beside the headline that was not there
         first, last = evaluate.summarise(old, tasks), evaluate.summarise(new, tasks)
         pair = {"before": first, "after": last, "gain": evaluate.gain(old, new, tasks)}
         if i == 0:
