@@ -102,26 +102,25 @@ def train(
 
 
 def _train(recipe: Recipe, given: Given, resume: Path | None, world: World) -> Result:
-    rewards, prompts, ready = given
     method, selection = build.method(recipe.method, recipe.sizes.group), build.fitting(recipe)
     recipe, folder = _folder(recipe, resume, world)
     if resume is not None:
         for line in settings.changes(settings.load(folder.path / "run.yaml"), recipe):
             log.log(logging.WARNING if world.main else logging.DEBUG, "resumed with another setting: %s", line)
     try:
-        parts, held = _parts(recipe, method, selection, given, prompts, world)
+        parts, held = _parts(recipe, method, selection, given, world)
         judges = build.judges(recipe.evaluate.rewards, world.device)
         sizes, line = _sizes(parts)
     except BaseException:
         if world.main and resume is None:
             folder.forget()
         raise
-    session = begin(parts, sizes)
+    recipe, session = parts.recipe, begin(parts, sizes)
     if resume is not None:
         _restore(session, folder, world)
     with world.together():
         if world.main:
-            _record(recipe, prompts, folder)
+            _record(recipe, given[1], folder)
     _free_encoders(parts.policy, (parts.prompts, held), world)
     jury = Jury(parts, held, judges, folder)
     if world.main:
@@ -142,10 +141,9 @@ def _train(recipe: Recipe, given: Given, resume: Path | None, world: World) -> R
     return _finish(parts, session, jury, folder)
 
 
-def _parts(
-    recipe: Recipe, method: Any, selection: Selection, given: Mapping[str, Any] | None, prompts: Any, world: World
-) -> tuple[Parts, Prompts]:
-    """All that a recipe names, and the prompts held out."""
+def _parts(recipe: Recipe, method: Any, selection: Selection, given: Given, world: World) -> tuple[Parts, Prompts]:
+    """All that a recipe names or that was given as values, and the prompts held out."""
+    rewards, prompts, ready = given
     trained, held = build.prompts(recipe.data, prompts)
     policy, recipe = build.policy(recipe, ready, world)
     if recipe.policy.lora.rank and isinstance(policy, DiffusersPolicy):
