@@ -188,16 +188,17 @@ def judges(names: Sequence[str], device: str) -> dict[str, Reward]:
     return {name: make(name, place=device) for name in names}
 
 
-def features(name: str | None) -> Callable[..., Any] | None:
-    """The function of images a recipe names; of videos it sees FRAMES frames, and the mean of what it says of them is taken."""
+def features(name: str | None, frames: int | None = FRAMES) -> Callable[..., Any] | None:
+    """The function of images a recipe names; of videos it sees so many frames one by one, and the mean of what it says of them is
+    taken.  frames None: it is one of videos, and sees them whole."""
     if name is None:
         return None
     made = load(name, "features")
 
     def over_frames(images: np.ndarray) -> Any:
-        if images.ndim == 4:
+        if images.ndim == 4 or frames is None:
             return made(images)
-        some = images[:, chosen(images.shape[1], FRAMES)]
+        some = images[:, chosen(images.shape[1], frames)]
         told = np.asarray(made(some.reshape(-1, *some.shape[2:])))
         return told.reshape(len(images), -1, told.shape[-1]).mean(1)
 

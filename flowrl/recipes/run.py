@@ -149,7 +149,7 @@ def _parts(recipe: Recipe, method: Any, selection: Selection, given: Given, worl
     if recipe.policy.lora.rank and isinstance(policy, DiffusersPolicy):
         savable(type(policy.pipe), list(policy.modules))  # said now rather than when the run is done
     trained, held = (timed(part, policy.fps) for part in (trained, held))
-    features = build.features(recipe.evaluate.features)
+    features = build.features(recipe.evaluate.features, recipe.evaluate.frames)
     if method.features and features is None:
         raise ValueError(
             f"method {recipe.method.name} compares images by features; give evaluate.features=module:function "
