@@ -55,7 +55,7 @@ class Jury:
         self.free = [name for name in self.judges if not (name in parts.rewards and parts.rewards[name][1])]
         self.held = held.take(spread(len(held), spec.prompts or len(held)))
         self.few = self.held.take(spread(len(self.held), spec.quick))
-        self.features = build.features(spec.features)
+        self.features = build.features(spec.features, spec.frames)
         self.tasks = [m.get("tag") for m in self.held.metadata]
         self.shown = spread(len(self.held), SHOWN)
         self.seconds = 0.0
