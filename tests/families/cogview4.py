@@ -34,4 +34,7 @@ def cogview4() -> CogView4Pipeline:
         return quiet(CogView4Pipeline(names, decoder(GlmModel, GlmConfig, len(names)), plain, network, scheduler))
 
 
-CASES = [Case("cogview4", cogview4, {"guidance": 5.0, "height": 32, "width": 48, "max_sequence_length": 32})]
+LONG = "two blue square left of a green circle of a red circle left of three green square of two"
+"""More than 16 tokens: with the other prompt it has no call in common."""
+SPEC = {"guidance": 5.0, "height": 32, "width": 48, "max_sequence_length": 32}
+CASES = [Case("cogview4", cogview4, SPEC, prompts=("a red circle", LONG))]

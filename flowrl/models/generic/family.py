@@ -42,7 +42,7 @@ class Generic:
         self.schedule = single_steps(pipe)
         self.path = self.schedule.path
         run = self.runner.run
-        plain, two, guided = run(PROBES[:1], 0.0, STEPS), run(PROBES, 0.0, FEW), run(PROBES[:1], SCALE, STEPS)
+        plain, two, guided = run(PROBES[:1], 0.0, STEPS), run(PROBES, 0.0, FEW, stop=True), run(PROBES[:1], SCALE, STEPS)
         clock = self.schedule.clock(self.schedule.levels(plain)[:-1])
         self.convention: Convention = learned(guided, plain, two, SCALE, clock)
         how = self.convention

@@ -27,6 +27,7 @@ class Runner:
     def __init__(self, pipe: Any, spec: PolicySpec) -> None:
         self.pipe, self.spec = pipe, spec
         self.name = _network(pipe)
+        self.network.eval()  # as the policy asks it; HiDream's answers in another layout while it trains
         self.parameters = inspect.signature(type(pipe).__call__).parameters
         self.guider = getattr(pipe, "guider", None)
         knob = "guidance_scale" in self.parameters or "true_cfg_scale" in self.parameters
