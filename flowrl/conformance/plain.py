@@ -1,7 +1,7 @@
 """The other side of the comparison: diffusers' own pipeline, run as a file in a process that never imports flowrl.
 
-`python plain.py jobs.json`: each job is {model, dtype, call, prompts, images, latents, out, lora, network, guider}. Of every prompt, alone:
-<out>.<n>.npz with latents (after the last step), images (as the pipeline returns them, in [0, 1]) and sigmas; <out>.trace.json with
+`python plain.py jobs.json`: each job is {model, dtype, call, prompts, images, latents, out, lora, network, guider}. Of every prompt,
+alone: <out>.<n>.npz with latents (after the last step), images (as the pipeline returns them, in [0, 1]) and sigmas; <out>.trace.json with
 what each module of the network answered in the first call; <out>.error where the job failed.
 """
 

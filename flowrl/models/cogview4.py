@@ -60,7 +60,7 @@ class CogView4:
     @property
     def mu(self) -> float:
         config = self.pipe.scheduler.config
-        count = self.shape[1] * self.shape[2] // self.pipe.transformer.config.patch_size ** 2
+        count = self.shape[1] * self.shape[2] // self.pipe.transformer.config.patch_size**2
         return (count / config.base_image_seq_len) ** 0.5 * config.max_shift + config.base_shift
 
     @property

@@ -239,9 +239,7 @@ def pixart() -> PixArtSigmaPipeline:
 CASES = [
     Case("lumina2", lumina2, {"guidance": 4.0, "height": 32, "width": 32, "max_sequence_length": 32}),
     # diffusers 0.42.1 drops the attention mask of Chroma's single blocks under checkpointing
-    Case(
-        "chroma", chroma, {"guidance": 4.0, "height": 32, "width": 32, "max_sequence_length": LENGTH}, saving=(False,)
-    ),
+    Case("chroma", chroma, {"guidance": 4.0, "height": 32, "width": 32, "max_sequence_length": LENGTH}, saving=(False,)),
     Case("ltx", ltx, {"guidance": 3.0, "height": 32, "width": 32, "frames": 9, "max_sequence_length": LENGTH}),
     Case("sana", sana, {"guidance": 4.5, "height": 32, "width": 32, "max_sequence_length": LENGTH}),
 ]

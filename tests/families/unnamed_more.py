@@ -55,7 +55,9 @@ TEXT: dict[str, Any] = {
 def speaking(content: str, before: int = 0) -> PreTrainedTokenizerFast:
     """Words with a chat template that shows what users say, after as many words.  content: how a message's text is found."""
     names, first = words(), "a " * before
-    names.chat_template = "{% for m in messages %}{% if m['role'] == 'user' %}" + first + "{{ " + content + " }}{% endif %}{% endfor %}"
+    names.chat_template = (
+        "{% for m in messages %}{% if m['role'] == 'user' %}" + first + "{{ " + content + " }}{% endif %}{% endfor %}"
+    )
     return names
 
 
@@ -172,7 +174,12 @@ def cogvideox() -> CogVideoXPipeline:
         )
         lively(network, scale=2.0)
         coder = AutoencoderKLCogVideoX(
-            latent_channels=4, block_out_channels=(8, 8, 8, 8), layers_per_block=1, norm_num_groups=4, sample_height=32, sample_width=32
+            latent_channels=4,
+            block_out_channels=(8, 8, 8, 8),
+            layers_per_block=1,
+            norm_num_groups=4,
+            sample_height=32,
+            sample_width=32,
         )
         lively(coder.decoder, scale=1.5)
         names = pieces()

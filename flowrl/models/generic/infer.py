@@ -29,8 +29,8 @@ class Unknown(ValueError):
 
 @dataclass(frozen=True)
 class Line:
-    """An argument that is factor * x + offset, rounded where it is an integer; shape: its own, without the batch. x is the guidance,
-    or the clock: sigma on a flow, and the trained time of a variance-preserving diffusion."""
+    """An argument that is factor * x + offset, rounded where it is an integer; shape: its own, without the batch. x is the
+    guidance, or the clock: sigma on a flow, and the trained time of a variance-preserving diffusion."""
 
     factor: float
     offset: float
@@ -189,7 +189,7 @@ def _guess(step: Step, combine: Combine, sign: int, first: bool, channels: int |
 
 
 def rows_of(one: Call, two: Call, known: Collection[str]) -> dict[str, int]:
-    """What holds a row a prompt, and the dimension along which: 1 in a call for one prompt, 2 in one for two.  known: to be left out.
+    """What holds a row a prompt, and the dimension along which: 1 in a call for one prompt, 2 in one for two.  known: left out.
 
     Raises: Unknown for an argument that changes its shape otherwise.
     """
