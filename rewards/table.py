@@ -24,6 +24,15 @@ EMBEDDED: dict[str, Row] = {
         licence="Apache-2.0",
         range="0 to 1",
         hacks="none known: strict asks for every shape, colour and place; soft pays for parts",
+        example="flowrl train shapes --reward shapes",
+    ),
+    "shapes_video": Row(
+        "flowrl.shapes_video.reward:shapes_video",
+        "exact verifier of the embedded video world: what moves, in which direction, how fast",
+        "soft (default) or strict",
+        licence="Apache-2.0",
+        range="0 to 1",
+        hacks="none known: strict asks for the object in every frame and for uniform motion; soft pays for parts",
     ),
     "clip": Row(
         f"{HERE}.contrastive.clip:clip",

@@ -51,7 +51,7 @@ def test_the_record_says_instruments_above_their_bars(told: dict) -> None:
 def test_everything_together_is_small_and_names_no_machine() -> None:
     folder = asset("shapes-sd3").parent
     files = [path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
-    assert sum(path.stat().st_size for path in files) <= 12e6
+    assert sum(path.stat().st_size for path in files) <= 20e6
     for path in files:
         if path.suffix in (".json", ".md", ".py"):
             text = path.read_text()

@@ -21,7 +21,7 @@ from .table import FAMILIES
 if TYPE_CHECKING:
     from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
-EMBEDDED = {"shapes": "shapes-sd3"}
+EMBEDDED = {"shapes": "shapes-sd3", "shapes_video": "shapes-video"}
 """Short name -> folder of the package's own assets."""
 INDEX = "model_index.json"
 

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from flowrl.recipe import Recipe
 
 from .shapes import shapes
+from .shapes_video import shapes_video
 from .style import style
 
-TABLE: dict[str, Callable[[], Recipe]] = {"shapes": shapes}
+TABLE: dict[str, Callable[[], Recipe]] = {"shapes": shapes, "shapes_video": shapes_video}
 
 
 def named(name: str) -> Recipe:
@@ -28,4 +29,4 @@ def named(name: str) -> Recipe:
     return TABLE[name]()
 
 
-__all__ = ["TABLE", "named", "shapes", "style"]
+__all__ = ["TABLE", "named", "shapes", "shapes_video", "style"]

@@ -23,7 +23,7 @@ def replace_folder(part: Path, target: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _name_full_precision(folder: Path) -> None:
+def name_full_precision(folder: Path) -> None:
     """Has every configuration say float32, which transformers and diffusers then load the half-precision weights as."""
     for path in folder.glob("*/config.json"):
         config = json.loads(path.read_text())
@@ -35,7 +35,7 @@ def _name_full_precision(folder: Path) -> None:
         path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
-def _name_fast_tokenizers(folder: Path) -> None:
+def name_fast_tokenizers(folder: Path) -> None:
     """Names the tokenizers' class as transformers 4 and 5 both know it (5 writes a name of its own)."""
     for path in (folder / "model_index.json", *folder.glob("tokenizer*/tokenizer_config.json")):
         path.write_text(path.read_text().replace("TokenizersBackend", "PreTrainedTokenizerFast"))
@@ -66,6 +66,6 @@ def export(nets: nn.ModuleDict, autoencoder: AutoencoderKL, shift: float, target
     for name, net in nets.items():
         net.float().load_state_dict(kept[name])
     autoencoder.float().load_state_dict(vae)
-    _name_full_precision(part)
-    _name_fast_tokenizers(part)
+    name_full_precision(part)
+    name_fast_tokenizers(part)
     replace_folder(part, target)

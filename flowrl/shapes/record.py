@@ -3,6 +3,7 @@
 import hashlib
 import json
 import platform
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from flowrl.shapes.tokenizer import vocabulary
 from flowrl.shapes.world import TAGS, captions
 
 FIRST = 200
+FOLDERS = ("shapes-clip", "shapes-judge", "shapes-sd3")
 PACKAGES = ("torch", "diffusers", "transformers", "open_clip_torch", "numpy", "scipy")
 
 
@@ -39,9 +41,10 @@ def world() -> dict[str, object]:
     return {"train": len(train), "heldout": len(held), "sha256": hashlib.sha256(text.encode()).hexdigest()}
 
 
-def weights(assets: Path) -> dict[str, str]:
-    """Digest of every weight file."""
-    return {path.relative_to(assets).as_posix(): sha256(path) for path in sorted(assets.rglob("*.safetensors"))}
+def weights(assets: Path, folders: Sequence[str] = FOLDERS) -> dict[str, str]:
+    """Digest of every weight file in these folders."""
+    files = sorted(path for folder in folders for path in (assets / folder).rglob("*.safetensors"))
+    return {path.relative_to(assets).as_posix(): sha256(path) for path in files}
 
 
 def _log(out: Path, stage: str) -> tuple[list[float], float, list[dict[str, object]]]:
@@ -56,8 +59,9 @@ def _means(losses: list[float], width: int) -> list[float]:
     return [round(float(np.mean(losses[i : i + width])), 5) for i in range(0, len(losses), width)]
 
 
-def _stage(out: Path, stage: str, batch: int, rate: float) -> dict[str, object]:
-    losses, minutes, watched = _log(out, stage)
+def stage(out: Path, name: str, batch: int, rate: float) -> dict[str, object]:
+    """What the record says of a stage, from its log in `out`."""
+    losses, minutes, watched = _log(out, name)
     width = max(len(losses) // 50, 1)
     return {
         "steps": len(losses),
@@ -118,11 +122,11 @@ def write(out: Path, assets: Path, seed: int) -> None:
         "caption_noise": RATES,
         "ceiling": ceiling(),
         "stages": {
-            "autoencoder": _stage(out, "autoencoder", autoencoder.BATCH, autoencoder.RATE),
-            "text": _stage(out, "text", text.BATCH, text.RATE),
-            "flow": _stage(out, "flow", flow.BATCH, flow.RATE),
-            "clip": _stage(out, "clip", clip.BATCH, clip.RATE),
-            "judge": _stage(out, "judge", judge_training.BATCH, judge_training.RATE),
+            "autoencoder": stage(out, "autoencoder", autoencoder.BATCH, autoencoder.RATE),
+            "text": stage(out, "text", text.BATCH, text.RATE),
+            "flow": stage(out, "flow", flow.BATCH, flow.RATE),
+            "clip": stage(out, "clip", clip.BATCH, clip.RATE),
+            "judge": stage(out, "judge", judge_training.BATCH, judge_training.RATE),
         },
         "flow_first_losses": [round(value, 6) for value in losses[:FIRST]],
         "base": base(assets),

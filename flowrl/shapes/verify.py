@@ -96,13 +96,16 @@ def _shapes(mask: Bool, labels: NDArray[np.int32], boxes: Sequence[tuple[slice, 
     return overlap.argmax(1), overlap.max(1).astype(float)
 
 
-def find(images: NDArray[np.uint8]) -> list[list[Found]]:
-    """The objects of each picture [N, 64, 64, 3], in reading order of their first pixel.
+def find(images: NDArray[np.uint8], size: int = SIZE) -> list[list[Found]]:
+    """The objects of each picture [N, size, size, 3], in reading order of their first pixel.
+
+    The limits on an object's size shrink with the pictures.
 
     Raises: ValueError if the pictures have another shape or dtype.
     """
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (SIZE, SIZE, 3):
-        raise ValueError(f"find: pictures are {images.dtype} {images.shape}; give uint8 [N, {SIZE}, {SIZE}, 3].")
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (size, size, 3):
+        raise ValueError(f"find: pictures are {images.dtype} {images.shape}; give uint8 [N, {size}, {size}, 3].")
+    scale = size / SIZE
     out: list[list[Found]] = [[] for _ in images]
     mask = _foreground(images)
     # No connection along the first axis: components never span two pictures.
@@ -119,11 +122,11 @@ def find(images: NDArray[np.uint8]) -> list[list[Found]]:
     y = np.bincount(index, ys + 0.5, minlength=n + 1)[1:] / area
     colors = _colors(images, labels, mask, n)
     shapes, overlap = _shapes(mask, labels, boxes)
-    for i in np.flatnonzero(area >= SPECK):
+    for i in np.flatnonzero(area >= SPECK * scale**2):
         picture, rows, columns = boxes[i]
         height, width = rows.stop - rows.start, columns.stop - columns.start
         long, short = max(height, width), min(height, width)
-        fits = overlap[i] >= OVERLAP and SMALLEST <= long <= min(LARGEST, SQUARE * short)
+        fits = overlap[i] >= OVERLAP and SMALLEST * scale <= long <= min(LARGEST * scale, SQUARE * short)
         name = SHAPES[shapes[i]] if fits else None
         out[picture.start].append(Found(name, colors[i], float(x[i]), float(y[i]), width, height, float(overlap[i])))
     return out
