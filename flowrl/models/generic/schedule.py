@@ -44,7 +44,7 @@ class Schedule:
         return ddim.visited(self.scheduler, steps)
 
     def clock(self, sigma: Tensor) -> Tensor:
-        return sigma.double() if self.path is paths.flow else self.path.time(sigma).double()
+        return self.path.time(sigma).double() if isinstance(self.path, paths.VP) else sigma.double()
 
 
 def single_steps(pipe: Any) -> Schedule:
