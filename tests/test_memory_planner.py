@@ -171,7 +171,8 @@ def test_a_folder_is_planned_as_its_real_policy_is() -> None:
     assert told.vae == sum(p.nbytes for p in policy.pipe.vae.parameters())
     x, sigma = torch.zeros(2, *policy.latent_shape()), torch.full((2,), 0.5)
     cond = policy.encode(["a red circle"]).take(torch.tensor([0, 0]))
-    real = footprint(lambda: policy.predict(x, sigma, cond), network, [x, sigma, cond.embeds, cond.pooled])
+    given = [x, sigma, *(part for row in cond.rows for part in row.values())]
+    real = footprint(lambda: policy.predict(x, sigma, cond), network, given)
     assert told.activations == pytest.approx(real.peak, rel=0.02)
     decoded = footprint(lambda: policy.images(x), policy.pipe.vae, [x], backward=False).peak
     assert told.decode == pytest.approx(decoded * 3, rel=0.05), "six images fit one decoder call"

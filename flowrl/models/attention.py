@@ -17,7 +17,7 @@ def use(network: nn.Module, backend: str | None) -> None:
     """
     if backend is None:
         return
-    from diffusers.models.attention_dispatch import AttentionBackendName
+    from diffusers.models.attention_dispatch import AttentionBackendName, attention_backend
 
     known = [str(name.value) for name in AttentionBackendName]
     if backend not in known:
@@ -28,7 +28,8 @@ def use(network: nn.Module, backend: str | None) -> None:
     if set_backend is None:
         raise ValueError(f"{type(network).__name__} has no choice of attention backends; take policy.attention out")
     try:
-        set_backend(backend)
+        with attention_backend(backend):  # set_attention_backend also sets what every other network uses; here that ends
+            set_backend(backend)
     except (RuntimeError, ImportError, ValueError, NotImplementedError) as error:
         said = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise ValueError(f"policy.attention {backend!r} cannot be used here: {said}; take it out, or use native") from error
