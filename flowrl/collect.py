@@ -21,7 +21,7 @@ from flowrl.rewards.base import Reward, Scores, State
 from flowrl.samplers import Plan, solvers
 from flowrl.samplers.noise import Source
 from flowrl.samplers.solvers import Solver
-from flowrl.scoring import Lessons, apart, learned, scored
+from flowrl.scoring import Lessons, answered, apart, learned, scored
 from flowrl.sizes import Block, Sizes
 from flowrl.types import Outcome, Policy
 from flowrl.witness import Witness
@@ -104,7 +104,7 @@ def collect(
     for.
 
     Raises: torch.OutOfMemoryError in every process if one ran out of memory while walking or decoding; ValueError where no
-    image has all its scores.
+    image has all the scores that count, Unscored where it may have them later.
     """
     slow = {name: reward for name, reward in waiting(rewards).items() if not apart(reward, world)}
     with Early(slow, states) as asked:
@@ -113,8 +113,7 @@ def collect(
         clock = time.perf_counter()
         given = scored(rewards, drawn, states, prompts, plan, world, early)
     scores = ruled(given, rules or {})
-    if not torch.stack([s.valid for s in scores.values()]).all(0).any():
-        raise ValueError(f"no image of this iteration could be scored by all of {', '.join(scores)}; see their warnings above")
+    answered(given, scores, rewards, factors)
     lessons = learned(rewards, drawn, states, prompts, plan, world)
     densities = torch.zeros(len(prompts), len(plan.edges), device=world.device)
     if drawn.rollout is not None:

@@ -6,6 +6,7 @@ resampled, because images of one caption are not independent.
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -21,7 +22,7 @@ Z = NormalDist().inv_cdf(0.975)
 
 @dataclass(frozen=True)
 class Accuracy:
-    """A mean over n captions and its 95 % interval. n = 0: score, low and high are NaN."""
+    """A mean over n captions and its 95 % interval, which is NaN below two captions; with none the score is too."""
 
     score: float
     low: float
@@ -92,8 +93,8 @@ def _caption_means(values: ArrayLike) -> NDArray[np.float64]:
 def _accuracy(means: NDArray[np.float64], seed: list[int]) -> Accuracy:
     valid = means[~np.isnan(means)]
     n = len(valid)
-    if n == 0:
-        return Accuracy(float("nan"), float("nan"), float("nan"), 0)
+    if n < 2:
+        return Accuracy(float(valid[0]) if n else math.nan, math.nan, math.nan, n)
     rng = np.random.default_rng(seed)
     # Blocks of resamples keep memory at some 30 MB however many captions there are.
     block = max(1, min(RESAMPLES, 4_000_000 // n))

@@ -94,5 +94,8 @@ def unknown(kind: object, key: str, where: str) -> SettingsError:
         # a slip in a path that is otherwise right, or else a setting's own name with a slip, in whatever section
         scores = whole if max(whole.values()) > 0.8 else ends if max(ends.values()) > 0.7 else {}
         near = sorted((path for path in scores if scores[path] > max(scores.values()) - 0.05), key=lambda path: -scores[path])
-    hint = f"did you mean {' or '.join(near[:3])}?" if near else f"there are {', '.join(fields_of(kind) or ())}"
+    section = key.rpartition(".")[0]
+    beside = fields_of(kind_at(kind, tuple(section.split(".")))) if section else None
+    there = f"{section} has {', '.join(beside)}" if beside else f"there are {', '.join(fields_of(kind) or ())}"
+    hint = f"did you mean {' or '.join(near[:3])}?" if near else there
     return SettingsError(f"unknown setting {key}{where}: {hint}")

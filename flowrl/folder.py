@@ -9,6 +9,7 @@ import json
 import math
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -118,6 +119,12 @@ class RunFolder:
         if not any(_present(path / mark) for mark in MARKS):
             raise FileNotFoundError(f"{path} holds no run (none of {', '.join(MARKS)}): give the folder that has run.yaml in it.")
         return cls(path)
+
+    def forget(self) -> None:
+        """Take `create` back: the folder goes, if there is still nothing in it."""
+        for empty in (self.samples, self.path):
+            with suppress(OSError):
+                empty.rmdir()
 
     @property
     def samples(self) -> Path:

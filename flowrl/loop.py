@@ -21,6 +21,7 @@ from flowrl.rewards import Rule, total
 from flowrl.rewards.base import Reward, Scores, State
 from flowrl.samplers import Plan
 from flowrl.samplers.noise import Source
+from flowrl.scoring import Unscored
 from flowrl.selection import Chosen, Earned, Selection, earned, uniform
 from flowrl.sizes import Sizes, cut
 from flowrl.types import Method, Policy
@@ -62,7 +63,8 @@ class Parts(Generic[M]):
 @dataclass
 class Session:
     """Everything that changes while a run runs, and therefore everything a checkpoint holds; but for `fresh`: nothing was done yet
-    since the process started, so the last batch of the first rollout is watched, by `witness`."""
+    since the process started, so the last batch of the first rollout is watched, by `witness`; and for `empty`: of how many
+    iterations in a row nothing could be scored."""
 
     weights: Weights
     optimizer: torch.optim.Optimizer
@@ -73,6 +75,7 @@ class Session:
     books: dict[str, Any] = field(default_factory=dict)
     fresh: bool = True
     witness: Witness | None = None
+    empty: int = 0
 
     def state(self) -> dict[str, Any]:
         return {
@@ -159,7 +162,8 @@ def batches(plans: list[Plan]) -> list[list[int]]:
 
 
 def iterate(parts: Parts[Method], session: Session) -> dict[str, float]:
-    """One iteration: returns its row of metrics. Out of memory in the rollout begins it again with half as many rows a call."""
+    """One iteration: returns its row of metrics. Out of memory in the rollout begins it again with half as many rows a call. One
+    of which nothing could be scored now (`Unscored`) leaves all but the iteration's number as it was."""
     started = time.perf_counter()
     it = session.iteration
     chosen = choose(parts, it, session.states["selection"])
@@ -171,12 +175,18 @@ def iterate(parts: Parts[Method], session: Session) -> dict[str, float]:
     row: dict[str, float] = {"iteration": it, **{f"selection/{name}": value for name, value in chosen.metrics.items()}}
     works: list[Work] = []
     told: dict[int, Earned] = {}
-    for number, slots in enumerate(batches(plans)):
-        first = slots[0]
-        work, new, got = _collect(parts, session, methods[first], prompts.take(slots), torch.tensor(slots), plans[first], number)
-        works.append(work)
-        _accumulate(row, new, len(slots) / len(prompts))
-        told |= dict(zip(slots, got, strict=True))
+    before = {**session.states, "rewards": dict(session.states["rewards"])}
+    try:
+        for number, slots in enumerate(batches(plans)):
+            first, some = slots[0], prompts.take(slots)
+            work, new, got = _collect(parts, session, methods[first], some, torch.tensor(slots), plans[first], number)
+            works.append(work)
+            _accumulate(row, new, len(slots) / len(prompts))
+            told |= dict(zip(slots, got, strict=True))
+    except Unscored as error:
+        log.warning("iteration %d is skipped: %s", it, error)
+        session.states = before
+        return _passed(session, {"iteration": it, "policy/skipped": 1.0, "reward/invalid": 1.0}, lr, started, session.empty + 1)
     paid = [told[slot] for slot in range(len(prompts))]
     session.states["selection"] = parts.selection.learn(parts.prompts, chosen, paid, session.states["selection"])
     # a trainable reward may want an iteration to itself
@@ -184,11 +194,17 @@ def iterate(parts: Parts[Method], session: Session) -> dict[str, float]:
     row |= {"policy/skipped": 1.0} if skipped else _train(parts, session, works)
     session.fresh = False
     session.weights.follow(it, row)
-    session.iteration += 1
+    _passed(session, row, lr, started)
+    session.books["metrics"] = {n: v for n, v in row.items() if not n.startswith("seconds/")}
+    return row
+
+
+def _passed(session: Session, row: dict[str, float], lr: float, started: float, empty: int = 0) -> dict[str, float]:
+    """The books of an iteration that is over. empty: how many in a row are without scores."""
+    session.iteration, session.empty = session.iteration + 1, empty
     row["optim/lr"] = lr
     row["seconds/total"] = time.perf_counter() - started
     session.seconds += row["seconds/total"]
-    session.books["metrics"] = {n: v for n, v in row.items() if not n.startswith("seconds/")}
     return row
 
 

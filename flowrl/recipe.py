@@ -37,11 +37,12 @@ class PolicySpec:
     guidance: the pipeline's guidance_scale (None: the family's own; 1 or less is none where two predictions are combined).
     true_guidance: the factor between two predictions where the network is told `guidance` (FLUX.1, HunyuanVideo).
     guidance_2: of the expert for low noise (Wan 2.2).  guidance_rescale: towards the text's own standard deviation.
-    guidance_interval: the levels sigma at which two predictions are combined.
+    guidance_cap: the guided prediction's norm is at most so many times that of the text's own (Z-Image's cfg_normalization; 0: no
+    cap).  guidance_interval: the levels sigma at which two predictions are combined.
     height, width, frames, max_sequence_length None: the family's own.
     edit: the prompt's image is edited by a model that also draws without one (FLUX.2).
     quantize: the frozen base in 4 or 8 bits (QLoRA): nf4 by bitsandbytes on CUDA, int8 by torchao anywhere.
-    offload: parts that wait on the CPU until they work.
+    offload: parts that wait on the CPU until they work; network: while prompts are encoded.
     attention: a diffusers attention backend, for rollout and training alike (None: as the model was loaded).
     noise_head: train a head for learned noise (method flow_noise) along."""
 
@@ -51,13 +52,14 @@ class PolicySpec:
     config: str | None = None
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     quantize: Literal["nf4", "int8"] | None = None
-    offload: tuple[Literal["encoders", "vae"], ...] = ()
+    offload: tuple[Literal["encoders", "vae", "network"], ...] = ()
     attention: str | None = None
     steps: int = Field(default=10, ge=1)
     guidance: float | None = Field(default=None, ge=0)
     true_guidance: float = Field(default=1.0, ge=0)
     guidance_2: float | None = Field(default=None, ge=0)
     guidance_rescale: float = Field(default=0.0, ge=0, le=1)
+    guidance_cap: float = Field(default=0.0, ge=0)
     guidance_interval: tuple[float, float] = (0.0, 1.0)
     negative: str = ""
     height: int | None = Field(default=None, gt=0)
@@ -150,7 +152,7 @@ class SizesSpec:
 class EvalSpec:
     """Held-out evaluation: every so many iterations on `quick` prompts, before and after on `prompts` (None: all).
     rewards: judges by name, the first is the headline (none: the training reward). features: "module:function", images -> [N,
-      D], for diversity; of videos the mean over 8 frames."""
+      D], for diversity.  frames: of a video it is shown one by one, for a mean (None: the whole video at once)."""
 
     every: int = Field(default=10, ge=0)
     quick: int = Field(default=32, ge=1)
@@ -160,6 +162,7 @@ class EvalSpec:
     guidance: float | None = None
     rewards: tuple[str, ...] = ()
     features: str | None = None
+    frames: int | None = Field(default=8, ge=1)
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -12,8 +12,12 @@ from flowrl.data import Prompts
 from flowrl.dist import World
 from flowrl.draw import Drawn, references
 from flowrl.overlap import Early
-from flowrl.rewards.base import Compares, Reward, Samples, Scores, State, TrainableReward
+from flowrl.rewards.base import Compares, Reward, Samples, Scores, State, TrainableReward, waits
 from flowrl.samplers import Plan
+
+
+class Unscored(ValueError):
+    """Nothing could be scored, by rewards that wait for others: it may be better later."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,8 @@ def scored(
     """Every reward on this process's leaves, gathered to [P, L] of the whole batch. early: has been put all of them, and is asked
     for its rewards' scores last. Rewards that compare see whole prompts: each process takes some.
 
-    Raises: ValueError in every process where a reward could score no image; whatever a reward raises.
+    Raises: ValueError in every process where a reward that does not wait for others could score no image; whatever a reward
+    raises.
     """
     out: dict[str, Scores] = {}
     for name in sorted(rewards, key=lambda name: early is not None and name in early):
@@ -70,11 +75,28 @@ def scored(
                     scores, states[name] = rewards[name](samples, states[name])
                 scores = replace(scores, valid=scores.valid & samples.scored)
         out[name] = _spread(scores, local, (len(prompts), len(plan.leaves)), world)
-        if not (known := out[name].valid).any():
-            raise ValueError(
-                f"reward {name!r} could score none of the {known.numel()} images of this iteration; see its warnings above"
-            )
+        if not out[name].valid.any() and not waits(rewards[name]):
+            raise ValueError(_none(name, out[name]))
     return {name: out[name] for name in rewards}
+
+
+def answered(
+    given: Mapping[str, Scores], scores: Mapping[str, Scores], rewards: Mapping[str, Reward], factors: Mapping[str, float]
+) -> None:
+    """given: as the rewards gave them;  scores: by their rules.
+
+    Raises: ValueError where no image has all the scores that count; Unscored where it may have them later.
+    """
+    if torch.stack([one.valid for name, one in scores.items() if factors[name]]).all(0).any():
+        return
+    silent = next((name for name, one in given.items() if not one.valid.any()), None)
+    told = f"no image of this iteration could be scored by all of {', '.join(scores)}; see their warnings above"
+    kind = Unscored if any(waits(reward) for reward in rewards.values()) else ValueError
+    raise kind(told if silent is None else _none(silent, given[silent]))
+
+
+def _none(name: str, scores: Scores) -> str:
+    return f"reward {name!r} could score none of the {scores.valid.numel()} images of this iteration; see its warnings above"
 
 
 def apart(reward: Reward, world: World) -> bool:

@@ -61,6 +61,11 @@ class Policy(Protocol):
     network: nn.Module
 
     @property
+    def guidance(self) -> float:
+        """The scale where `encode` is given none."""
+        ...
+
+    @property
     def fps(self) -> float | None:
         """Frames a second of its videos; None: it makes images."""
         ...

@@ -133,6 +133,17 @@ class TrainableReward(Reward, Protocol):
         ...
 
 
+def knowing(reward: Reward) -> Reward:
+    """The reward, which must be one that can judge an image outside a training run.
+
+    Raises: ValueError for one that learns.
+    """
+    if isinstance(reward, TrainableReward):
+        where = f"; it needs a folder of references: {reward.name}:FOLDER" if isinstance(reward, Refers) and reward.refers else ""
+        raise ValueError(f"reward {reward.name!r} learns in training and knows nothing before: give it to flowrl train{where}")
+    return reward
+
+
 @runtime_checkable
 class WithGraph(Protocol):
     """Something that says how its score changes with the image."""
@@ -149,3 +160,10 @@ class DifferentiableReward(Reward, WithGraph, Protocol):
 
 class NotAScore(TypeError):
     """What a reward is, or what it returned, cannot be scores."""
+
+
+class NotLoaded(RuntimeError):
+    """What a reward is made of (weights, a detector, an engine) cannot be had here; one line, in however many a library said it."""
+
+    def __init__(self, said: str) -> None:
+        super().__init__(" ".join(said.split()))

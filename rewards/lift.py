@@ -67,7 +67,7 @@ class Lifted:
         if failed and not state["failed"]:
             warnings.warn(
                 f"reward {self.name!r} could not score {failed} of {count} images (it returned NaN or None); "
-                "they are left out of the update, and further ones are counted without a warning",
+                "they are left out, and further ones are counted without a warning",
                 stacklevel=2,
             )
         return Scores(values, valid, parts), {"scored": state["scored"] + count, "failed": state["failed"] + failed}

@@ -19,7 +19,7 @@ MODULE = re.compile(r"(?P<module>[A-Za-z_][\w.]*):(?P<name>[A-Za-z_][\w.]*)")
 def load(spec: str, what: str, hint: str = "") -> Any:
     """The object "module:name" or "file.py:name"; what it is for ("reward", "method") and a hint go into the error.
 
-    Raises: ValueError, FileNotFoundError: a sentence, where there is no such thing; whatever its module raises.
+    Raises: ValueError, FileNotFoundError: a sentence, where there is no such thing, or it is no Python; whatever its module raises.
     """
     if not FILE.fullmatch(spec) and not MODULE.fullmatch(spec):
         raise ValueError(f"{what} {spec!r} cannot be found by that name; yours is written module:function or file.py:function")
@@ -53,6 +53,8 @@ def present(spec: str, what: str) -> Path:
 def _import(module: str, spec: str, what: str, hint: str) -> ModuleType:
     try:
         return importlib.import_module(module)
+    except SyntaxError as error:
+        raise _misspelt(error, spec, what) from None
     except ModuleNotFoundError as error:
         # a missing package that the module itself imports is the module's error, not a misspelt name
         if error.name is None or not (module == error.name or module.startswith(error.name + ".")):
@@ -74,9 +76,17 @@ def _execute(path: Path, spec: str, what: str) -> ModuleType:
     sys.path.append(str(path.parent))  # its neighbours can be imported while it loads; last, so it shadows nothing
     try:
         found.loader.exec_module(module)
-    except BaseException:
+    except BaseException as error:
         del sys.modules[name]
+        if isinstance(error, SyntaxError):
+            raise _misspelt(error, spec, what) from None
+        if isinstance(error, ModuleNotFoundError):
+            raise ModuleNotFoundError(f"{what} {spec!r}: {error}, which it imports; pip install it", name=error.name) from error
         raise
     finally:
         sys.path.remove(str(path.parent))
     return module
+
+
+def _misspelt(error: SyntaxError, spec: str, what: str) -> ValueError:
+    return ValueError(f"{what} {spec!r} is not valid Python: {error.msg} ({error.filename}, line {error.lineno})")

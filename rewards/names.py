@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,9 @@ from .remote.address import open_only
 from .row import Row
 from .table import TABLE
 
+FIELD = re.compile(r",\s*(?![^,]*\.py:)(\w+)=([^,]*)")
+"""What a training run may say of a reward behind its name and weight: ",gate=0.5"."""
+
 
 def parse(text: str) -> tuple[str, float]:
     """Read "NAME[:variant][=weight]", "module:name[=weight]" or "file.py:function[=weight]" as (what `make` takes, weight).
@@ -24,9 +28,14 @@ def parse(text: str) -> tuple[str, float]:
     The weight is what follows the last "=", finite, negative to be minimised; 1 if there is none. With 0 the reward is scored and
     logged, and may guard the others (a gate), without being trained for.
 
-    Raises: ValueError for a bad weight, an unknown name or credentials in an address; FileNotFoundError for a missing file.
+    Raises: ValueError for a bad weight, a field behind it, an unknown name or credentials in an address; FileNotFoundError for a
+    missing file.
     """
     open_only(text)
+    if field := FIELD.search(text):
+        raise ValueError(
+            f"reward {text!r} gives {field[1]}, which only a reward to train for has (flowrl train --reward); leave it out"
+        )
     name, equals, number = text.strip().rpartition("=")
     if not equals or ":" in number or "/" in number:  # an "=" inside a path or a variant
         name, number = text.strip(), "1"

@@ -28,7 +28,8 @@ class Place:
     frames: of a video that any reward is shown, evenly spread from the first to the last; None: all for one that reads motion, and
     for a function of the user's own, else FRAMES.
 
-    Raises: ValueError for a batch or frames below 1 or a dtype that is not one of float32, bfloat16 and float16.
+    Raises: ValueError for a device that is not here, a batch or frames below 1 or a dtype that is not one of float32, bfloat16 and
+    float16.
     """
 
     device: str = "cpu"
@@ -40,6 +41,11 @@ class Place:
     def __post_init__(self) -> None:
         if self.frames is not None and self.frames < 1:
             raise ValueError(f"frames is {self.frames}; show a reward at least 1 frame of a video")
+        try:
+            torch.empty(0, device=self.device)
+        except (RuntimeError, AssertionError) as error:
+            why = str(error).partition("\n")[0]
+            raise ValueError(f"device {self.device!r} of a reward cannot be used here ({why}); give cpu or leave it out") from error
         if self.batch is not None and self.batch < 1:
             raise ValueError(f"batch is {self.batch}; give at least 1 image a network call")
         if self.dtype is not None and self.dtype not in DTYPES:

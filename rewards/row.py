@@ -17,7 +17,8 @@ class Row(NamedTuple):
     [N, H, W, 3] alone, which is asked of each frame.
     licence: of the weights or the rule;  weights: gigabytes to download, 0 for none;  memory: gigabytes of a GPU at its own dtype
     and batch, from the size of the weights where it was not measured;  range: of the scores;  hacks: how a policy is known to
-    cheat it;  needs: packages beyond flowrl's own, as pip names them;  source: paper, code or weights.
+    cheat it;  needs: packages beyond flowrl's own, as pip names them;  source: paper, code or weights;  example: a command that
+    uses it, "" where the name alone scores any images.
     """
 
     target: str
@@ -34,3 +35,4 @@ class Row(NamedTuple):
     hacks: str = ""
     needs: str = ""
     source: str = ""
+    example: str = ""

@@ -24,6 +24,7 @@ EMBEDDED: dict[str, Row] = {
         licence="Apache-2.0",
         range="0 to 1",
         hacks="none known: strict asks for every shape, colour and place; soft pays for parts",
+        example="flowrl train shapes --reward shapes",
     ),
     "shapes_video": Row(
         "flowrl.shapes_video.reward:shapes_video",

@@ -94,7 +94,7 @@ def test_a_setting_that_cannot_be_used(tmp_path: Path, changes: dict[str, Any], 
     made = tinyrun.recipe(tmp_path / "run")
     with pytest.raises((ValueError, OSError), match=said):
         train(made, {"method.args": {"window": 2, "skip_last": 2}, **changes})
-    assert not (tmp_path / "run" / "run.yaml").exists(), "a failed start is no run"
+    assert not (tmp_path / "run").exists(), "a failed start is no run"
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,7 @@ def part(score: float, **tasks: float) -> dict[str, Any]:
 
 def write_result(folder: Path, **changes: Any) -> Path:
     folder.mkdir(exist_ok=True)
-    result = {"method": "mix_grpo", "seed": 3, "minutes": 4.25, "before": part(0.21, single=0.5, counting=0.1),
+    result = {"method": "mix_grpo", "seed": 3, "iterations": 70, "minutes": 4.25, "before": part(0.21, single=0.5, counting=0.1),
               "after": part(0.35, single=0.75, counting=0.05), "gain": {"score": 0.14, "standard_error": 0.02},
               "folder": str(folder)}  # fmt: skip
     (folder / "result.json").write_text(json.dumps({**result, **changes}))
@@ -601,7 +601,7 @@ def test_the_final_screen_compares_every_task_and_says_what_next(tmp_path: Path,
     assert rows["single"].split() == ["single", "40", "0.500", "[0.400,", "0.600]", "→", "0.750", "[0.650,", "0.850]", "+0.250"]
     assert rows["counting"].split()[-1] == "-0.050"
     assert rows["all"].split() == ["all", "40", "0.210", "[0.110,", "0.310]", "→", "0.350", "[0.250,", "0.450]", "+0.140"]
-    assert "mix_grpo, seed 3, 4.2 minutes" in said
+    assert "mix_grpo, seed 3, 70 iterations, 4.2 minutes" in said
     assert f"run folder  {folder}\nfor ComfyUI {folder / 'lora' / 'mine.safetensors'}   #" in said
     assert "weights.safetensors" not in said
     commands = [shlex.split(line.partition("   # ")[0]) for line in said.partition("\nnext\n")[2].splitlines()]

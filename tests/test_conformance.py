@@ -25,16 +25,22 @@ CASES: dict[str, Case] = {case.name: case for module in MODULES for case in geta
 def subject(case: Case, folder: Path, dtype: str = "float32") -> Subject:
     """The case's pipeline saved into a folder, with pictures for its prompts."""
     case.make().save_pretrained(folder / "model")
-    draw = np.random.default_rng(0)
-    images: list[Path | None] = [None] * len(case.prompts)
-    if case.images:
-        for i in range(len(case.prompts)):
-            images[i] = path = folder / f"image{i}.png"
-            coarse = Image.fromarray(draw.integers(0, 256, (4, 4, 3), dtype=np.uint8))
-            coarse.resize(case.size[::-1], Image.Resampling.BICUBIC).save(path)
+    images = pictures(case, folder)
     spec = PolicySpec(model=str(folder / "model"), dtype=dtype, steps=3, **case.spec)  # pyright: ignore[reportArgumentType]
     (folder / "work").mkdir()
     return Subject(folder / "model", load_policy, spec, case.prompts, images, folder / "work", saving=case.saving)
+
+
+def pictures(case: Case, folder: Path) -> list[tuple[Path, ...]]:
+    """Files of soft random colours, those each prompt comes with."""
+    draw, files = np.random.default_rng(0), []
+    for prompt, count in enumerate((case.images, case.images + case.more)):
+        height, width = case.size[::-1] if prompt and case.turned else case.size
+        for n in range(count):
+            coarse = Image.fromarray(draw.integers(0, 256, (4, 4, 3), dtype=np.uint8))
+            coarse.resize((width, height), Image.Resampling.BICUBIC).save(folder / f"image{prompt}-{n}.png")
+        files.append(tuple(folder / f"image{prompt}-{n}.png" for n in range(count)))
+    return files
 
 
 @pytest.fixture(scope="module")

@@ -44,7 +44,7 @@ LAYERS: dict[str, set[str]] = {
     "drawing": {"samplers"},
     "report": {"loop"},
     "vote": {"loop", "evaluate", "base", "rewards"},
-    "export": {"loop", "models", "recipe"},
+    "export": {"loop", "models", "recipe", "types"},
     "inference": {"samplers", "base", "models"},
     "conformance": {"loop", "objectives", "types", "samplers", "kernels", "models", "recipe", "export"},
     "loading": {"models", "recipe", "conformance"},

@@ -1,13 +1,15 @@
-"""`flowrl serve` in a process of its own: the same scores, and what becomes of a client whose server dies, hangs or comes back."""
+"""`flowrl serve` in a process of its own: the same scores, and what becomes of a client or a run whose server dies or hangs."""
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -17,9 +19,11 @@ import tinyrun
 import torch
 from serving import Server, pictures
 
-from flowrl import rewards, settings
+from flowrl import checkpoint, rewards, settings
+from flowrl.recipes import run
+from flowrl.recipes.run import train
 from flowrl.rewards import Samples
-from flowrl.rewards.forms import Detailed
+from flowrl.rewards.forms import Call, Detailed
 from flowrl.rewards.remote.client import Patience, remote
 
 TOKEN = "planted-5e1c9a"
@@ -184,3 +188,101 @@ def test_a_run_trained_by_a_server_is_the_run_trained_here_and_holds_no_token(se
     assert address in (folders["there"] / "run.yaml").read_text()
     files = [path.read_bytes() for path in folders["there"].rglob("*") if path.is_file()]
     assert len(files) > 5 and not any(TOKEN.encode() in data for data in [*files, done.stdout.encode(), done.stderr.encode()])
+
+
+@dataclass
+class Stands:
+    """A remote reward whose server is killed before one call, and started again before another. server None: the same scores, and
+    the same ones missing, without any network."""
+
+    server: Server | None
+    killed: int
+    again: int = 10**6
+    asked: int = 0
+    waits = compares = True
+
+    def on(self, call: Call) -> Any:
+        at, self.asked = self.asked, self.asked + 1
+        if self.server is None:
+            values = serving.plain(call.images, call.prompts, call.metadata)
+            return [math.nan] * len(values) if self.killed <= at < self.again else np.float32(values)
+        if at == self.killed:
+            self.server.process.kill()
+            self.server.process.wait()
+        if at == self.again:
+            self.server.process = serving.start(function=serving.plain, port=self.server.port).process
+        return remote(self.server.address, replace(QUICK, retries=1)).on(call)
+
+
+def outage(folder: Path, reward: Stands, more: dict[str, Any] | None = None, resume: bool = False) -> Any:
+    # two calls an iteration, one an evaluation
+    changes = {"rewards": (), "run.iterations": 5, "evaluate.every": 0, "data.heldout": 0.0, **(more or {})}
+    made = None if resume else tinyrun.recipe(folder, changes)
+    return train(made, rewards={"judge": reward}, resume=folder if resume else None)
+
+
+@pytest.mark.ci
+@pytest.mark.timeout(900)
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_an_outage_costs_its_iterations_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[int] = []
+    monkeypatch.setattr(run, "_wait", lambda times, caught=(): waited.append(times))
+    with serving.server(function=serving.plain) as made, tinyrun.one_thread():
+        outage(tmp_path / "there", Stands(made, 2, 6), {"run.keep": 9})
+        made.process.kill()
+    assert waited == [1, 2]
+    told = tinyrun.rows(tmp_path / "there")
+    assert [row.get("policy/skipped", 0) for row in told] == [0, 1, 1, 0, 0] and "reward/mean" not in told[1]
+    state = {at: checkpoint.load(tmp_path / "there/checkpoints" / f"{at:06d}")[1] for at in (1, 3, 4)}
+    same, moved = (list(tinyrun.differences(state[a]["weights"], state[b]["weights"])) for a, b in ((1, 3), (3, 4)))
+    assert not same and moved, "weights stay while nothing is scored, and are trained again afterwards"
+    assert not list(tinyrun.differences(state[1]["optimizer"], state[3]["optimizer"]))
+    with tinyrun.one_thread():
+        outage(tmp_path / "here", Stands(None, 2, 6), {"run.keep": 9})
+    tinyrun.same_run(tmp_path / "there", tmp_path / "here")
+
+
+@pytest.mark.ci
+@pytest.mark.timeout(900)
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_server_that_stays_away_stops_the_run_which_can_be_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "PAUSE", 0.01)
+    monkeypatch.setattr(run, "EMPTY", 2)
+    folder = tmp_path / "run"
+    with tinyrun.one_thread():
+        with pytest.raises(ValueError, match=f"nothing could be scored 2 times in a row, .*: flowrl train --resume {folder}$"):
+            outage(folder, Stands(None, 2), {"run.save_every": 100})
+        assert tinyrun.final(folder)[0] == 3
+        outage(folder, Stands(None, 10**6), resume=True)
+        monkeypatch.setattr(run, "EMPTY", 5)
+        outage(tmp_path / "whole", Stands(None, 2, 6), {"run.save_every": 100})
+    tinyrun.same_run(folder, tmp_path / "whole")
+
+
+@pytest.mark.ci
+@pytest.mark.timeout(900)
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_an_evaluation_without_scores_has_no_value_and_the_last_one_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "PAUSE", 0.01)
+    seen = {"data.heldout": 0.25, "evaluate.every": 1, "run.iterations": 2}
+    # before 0, look 1; iteration 2 and 3, look 4; iteration 5 and 6, look 7; after 8, and again 9
+    with tinyrun.one_thread():
+        result = outage(tmp_path / "late", Stands(None, 5, 9), seen)
+    assert result.after is not None and math.isfinite(result.after["score"])
+    told = [row["heldout/score"] for row in tinyrun.rows(tmp_path / "late")]
+    assert told[0] is not None and told[1] is None
+    with tinyrun.one_thread(), pytest.raises(ValueError, match="judge could score no held-out image, .*--resume"):
+        outage(tmp_path / "never", Stands(None, 0), seen)
+
+
+@pytest.mark.ci
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("answer", [b"<html>", b"[]", b'{"scores": [null]}', b'{"scores": "many"}', b'{"scores": [1e99, 1, 1, 1]}'])
+def test_garbage_from_a_server_skips_an_iteration(answer: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "PAUSE", 0.01)
+    with serving.false(lambda handler, body: serving.say(handler, answer)) as address, tinyrun.one_thread():
+        changes = {"rewards": (), "run.iterations": 2, "evaluate.every": 0, "data.heldout": 0.0}
+        train(tinyrun.recipe(tmp_path / "run", changes), rewards={"judge": remote(address, QUICK)})
+    assert [row["policy/skipped"] for row in tinyrun.rows(tmp_path / "run")] == [1, 1]

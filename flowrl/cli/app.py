@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Sequence
-from typing import Annotated
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Annotated, Any
 
 import typer
 
@@ -53,8 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given or os.environ.get("FLOWRL_DEBUG", "0") not in ("", "0")
     try:
-        # --debug is meant for the command wherever it stands on the line
-        app([word for word in given if word != "--debug"])
+        with _plain_warnings():
+            # --debug is meant for the command wherever it stands on the line
+            app([word for word in given if word != "--debug"])
     except KeyboardInterrupt:
         print("stopped; a training run goes on with: flowrl train --resume RUN", file=sys.stderr)
         sys.exit(130)
@@ -68,8 +71,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(2)
 
 
+@contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """What is meant for users comes without the file and line of whoever warned."""
+    usual = warnings.formatwarning
+
+    def plain(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> str:
+        return f"warning: {message}\n" if category is UserWarning else usual(message, category, *where, **more)
+
+    warnings.formatwarning = plain
+    try:
+        yield
+    finally:
+        warnings.formatwarning = usual
+
+
 def _spoken(error: Exception) -> bool:
-    if isinstance(error, ModuleNotFoundError) and (error.name or "flowrl").split(".")[0] == "flowrl":
+    if isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] == "flowrl":
         return False
     # by name: importing torch only to ask would cost every `--help` seconds
     return isinstance(error, SPOKEN) or type(error).__name__ == "OutOfMemoryError" or type(error).__module__.startswith("flowrl.")
@@ -77,10 +95,9 @@ def _spoken(error: Exception) -> bool:
 
 def sentence(error: Exception) -> str:
     """What an error says, without the errno notation of OSError."""
-    if isinstance(error, ModuleNotFoundError):
-        return (
-            f"the Python package {error.name!r} is not installed here: pip install it, or 'flowrl-toolkit[data]' for data readers"
-        )
+    # Python's own words; whoever needs a package says what for
+    if isinstance(error, ModuleNotFoundError) and str(error).startswith("No module named"):
+        return f"the Python package {error.name!r} is not installed here; pip install it"
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         return f"{error.filename}: {error.strerror.lower()}"
     return str(error) or f"{type(error).__name__} (FLOWRL_DEBUG=1 shows where)"

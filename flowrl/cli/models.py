@@ -121,9 +121,11 @@ def shape(resolution: str | None, frames: int | None) -> tuple[int | None, int |
 
 
 def _presets(card: Card) -> dict[int, Preset | None]:
+    """By size of GPU; none for a card the table does not hold yet, which would take minutes to count."""
     from flowrl.memory import SIZES, preset
+    from flowrl.memory.table import table
 
-    return {size: preset(card, size) for size in SIZES}
+    return {size: preset(card, size) if card.name in table() else None for size in SIZES}
 
 
 def _brief(preset: Preset | None) -> str:
@@ -292,10 +294,11 @@ def _facts(card: Card, console: Console) -> None:
 
 
 def _measured(preset: Preset) -> dict[str, int]:
-    from flowrl.memory.measured import measured
+    from flowrl.memory.measured import check, measured
     from flowrl.recipe import Recipe
     from flowrl.settings import resolve
 
+    check()
     guidance = 4.5 if preset.card.guided else 1.0
     given: dict[str, Any] = {**preset.overrides, "policy.model": preset.card.hub, "policy.guidance": guidance}
     return measured(resolve(Recipe(), given).policy, preset.settings.slice)

@@ -133,7 +133,7 @@ def explain(name: str, console: Console) -> None:
         "known hacks": row.hacks,
         "source": row.source,
         "evidence": f"{shown}: {LEVELS[shown]}" if shown else "none",
-        "try": f"flowrl score images/ --reward {name}",
+        "try": row.example or f"flowrl score images/ --reward {name}",
     }
     table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
     for what, said in facts.items():

@@ -68,7 +68,8 @@ def _table(values: Mapping[str, Sequence[float]], prompts: Prompts) -> None:
     widest = max(map(len, images.values()))
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("reward", "task", "mean", "95 % interval", "captions", "not scored"):
-        table.add_column(title, justify="left" if title in ("reward", "task") else "right")
+        told = title in ("reward", "task")
+        table.add_column(title, justify="left" if told else "right", no_wrap=not told, overflow="fold")
     for name, scores in values.items():
         if all(map(math.isnan, scores)):
             raise ValueError(f"reward {name!r} could not score any of the {len(scores)} images; look at its warnings")
@@ -86,4 +87,5 @@ def _task(metadata: Mapping[str, Any]) -> str | None:
 
 
 def _cells(part: Mapping[str, float]) -> tuple[str, str, str]:
-    return f"{part['score']:.4f}", f"{part['low']:.4f} to {part['high']:.4f}", str(part["n"])
+    interval = "" if math.isnan(part["low"]) else f"{part['low']:.4f} to {part['high']:.4f}"
+    return f"{part['score']:.4f}", interval, str(part["n"])

@@ -20,6 +20,7 @@ from flowrl.moving import four, smaller
 from flowrl.readers import PICTURES
 from flowrl.report import contact_sheet
 from flowrl.rewards import Place, Samples, videos
+from flowrl.rewards.base import knowing
 from flowrl.rewards.videos import Seen
 
 BATCH, PIXELS = 16, 2**26
@@ -76,7 +77,7 @@ def run(name: str, files: Sequence[Path], prompts: Prompts, place: Place) -> Sco
     spec, weight = rewards.parse(name)
     if weight != 1:
         raise ValueError(f"reward {name!r} has a weight, which a score does not need; write {spec}")
-    made = rewards.make(spec, place=place)
+    made = knowing(rewards.make(spec, place=place))
     whole = isinstance(made, rewards.Compares) and made.compares
     state, values = made.init(), [math.nan] * len(files)
     parts: dict[str, list[float]] = {}
@@ -115,12 +116,12 @@ def write(target: Path, files: Sequence[Path], prompts: Prompts, found: Mapping[
 
 
 def draw(target: Path, files: Sequence[Path], prompts: Prompts, scored: Scored) -> None:
-    """A sheet of the best images above the worst."""
+    """A sheet of the best images above the worst; what is between them is not shown."""
     order = sorted((i for i, value in enumerate(scored.values) if not math.isnan(value)), key=lambda i: -scored.values[i])
-    half = min(SHOWN, (len(order) + 1) // 2)
+    half = min(SHOWN, max(1, len(order) // 2))
     shown = [*order[:half], *order[max(half, len(order) - half) :]]
-    thumbs = np.stack([_thumb(files[i]) for i in shown])
-    contact_sheet(thumbs, [prompts.text[i] for i in shown], half, [scored.values[i] for i in shown]).save(target)
+    thumbs, titles = np.stack([_thumb(files[i]) for i in shown]), ("best", "worst")[: math.ceil(len(shown) / half)]
+    contact_sheet(thumbs, [prompts.text[i] for i in shown], half, [scored.values[i] for i in shown], titles).save(target)
 
 
 def slug(name: str) -> str:

@@ -26,10 +26,11 @@ def final(folder: Path, console: Console | None = None) -> None:
     """
     console = console or Console()
     result = _read(Path(folder) / "result.json")
-    minutes = result.get("minutes")
+    count, minutes = result.get("iterations"), result.get("minutes")
     console.print()
-    spent = "" if minutes is None else f", {minutes:.1f} minutes"
-    console.print(Text(f"{result['method']}, seed {result['seed']}{spent}", style="bold"))
+    did = [] if count is None else [f"{count} iteration{'s' * (count != 1)}"]
+    did += [] if minutes is None else [f"{minutes:.1f} minutes"]
+    console.print(Text(", ".join([result["method"], f"seed {result['seed']}", *did]), style="bold"))
     if result.get("before") and result.get("after"):
         console.print(_table(result["before"], result["after"]))
         gain = result.get("gain")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import logging
 import os
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,6 +13,9 @@ import typer
 
 if TYPE_CHECKING:
     from flowrl.recipe import Recipe
+
+TEXT = ("device", "dtype")
+"""Fields of a reward that are never numbers."""
 
 
 def train(
@@ -111,18 +114,24 @@ def build(
 
 def asked(text: str) -> dict[str, Any]:
     """NAME[=WEIGHT][,FIELD=VALUE ...] as the fields of a RewardSpec: "geneval=1,gate=0.8", "hpsv3,device=cuda:1,offload=true"."""
-    from dataclasses import fields
-
+    from flowrl.fields import fields_of
     from flowrl.recipe import RewardSpec
     from flowrl.rewards import parse
+    from flowrl.rewards.names import FIELD
+    from flowrl.yamlfile import scalar
 
-    names = "|".join(f.name for f in fields(RewardSpec) if f.name not in ("name", "weight"))
-    field = re.compile(rf",\s*({names})=([^,]*)")
-    given = field.findall(text)
-    if twice := next((name for name, _ in given if [n for n, _ in given].count(name) > 1), None):
-        raise ValueError(f"reward {text!r} gives {twice} twice")
-    name, weight = parse(field.sub("", text))
-    return {"name": name, "weight": weight, **dict(given)}
+    kinds = {name: kind for name, kind in (fields_of(RewardSpec) or {}).items() if name not in ("name", "weight")}
+    given: dict[str, Any] = {}
+    for name, value in FIELD.findall(text):
+        if name not in kinds:
+            near = difflib.get_close_matches(name, kinds, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(kinds)}"
+            raise ValueError(f"reward {text!r} has no field {name!r}; {hint}")
+        if name in given:
+            raise ValueError(f"reward {text!r} gives {name} twice")
+        given[name] = value if name in TEXT else scalar(value, f"--reward {text}: {name}")
+    name, weight = parse(FIELD.sub("", text))
+    return {"name": name, "weight": weight, **given}
 
 
 def _style(name: str | None, looks: Mapping[str, str], model: str) -> Recipe:

@@ -94,8 +94,8 @@ def drawn(pipe: Any, job: dict[str, Any], number: int) -> dict[str, np.ndarray]:
     if "callback_on_step_end" not in inspect.signature(type(pipe).__call__).parameters:
         pipe.scheduler.step, told = step, {}
     call = dict(job["call"])
-    if job["images"][number]:
-        call["image"] = Image.open(job["images"][number]).convert("RGB")
+    if shown := [Image.open(file).convert("RGB") for file in job["images"][number]]:
+        call["image"] = shown if len(shown) > 1 else shown[0]
     start = torch.from_numpy(np.load(job["latents"]))[number : number + 1]
     # pipelines with a UNet hand it latents as they are given
     given = start.to(pipe.unet.dtype) if job["network"] == "unet" else start.clone()

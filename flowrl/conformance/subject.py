@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from flowrl import export
 from flowrl.models.family import Begins
 from flowrl.models.policy import DiffusersPolicy
-from flowrl.models.prompts import Cond
+from flowrl.models.prompts import Cond, asked
 from flowrl.recipe import LoraSpec, PolicySpec
 
 from .plain import draw
@@ -33,7 +33,8 @@ SCALE = 0.3  # of the noise an adapter is filled with, so that it does something
 class Subject:
     """A pipeline's folder and the policy made of it.
 
-    build: spec -> policy.  prompts, images: what is drawn; files, or None where a prompt has no image.  work: a folder for files.
+    build: spec -> policy.  prompts, images: what is drawn; a file, several, or None where a prompt has no image.  work: a folder
+      for files.
     full: whether the network is also trained as a whole.  here: whether the pipeline draws in this process, by the policy's own
     parts: a second copy of a large model has no place.  saving: the settings of activation checkpointing that are tried.
     """
@@ -42,7 +43,7 @@ class Subject:
     build: Callable[[PolicySpec], DiffusersPolicy]
     spec: PolicySpec
     prompts: Sequence[str]
-    images: Sequence[Path | None]
+    images: Sequence[Sequence[Path] | Path | None]
     work: Path
     full: bool = True
     here: bool = False
@@ -147,7 +148,7 @@ class Subject:
             "network": family.modules[0],
             "call": call,
             "prompts": list(self.prompts),
-            "images": [None if image is None else str(image) for image in self.images],
+            "images": [files for _, files, _ in asked(self.prompts, self.images)],
             "latents": str(latents),
             "out": str(self.work / name),
         }

@@ -18,6 +18,7 @@ from torch import Tensor
 from flowrl.models.lora import ADAPTER, float32
 from flowrl.models.noise_head import load_head, save_head
 from flowrl.models.policy import DiffusersPolicy
+from flowrl.types import Policy
 
 if TYPE_CHECKING:
     from diffusers.pipelines.pipeline_utils import DiffusionPipeline
@@ -35,8 +36,11 @@ def adapter(network: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return {name: p.detach().cpu().contiguous() for name, p in weights.items()}, network.peft_config[ADAPTER].to_dict()
 
 
-def save(policy: DiffusersPolicy, folder: str | Path) -> Path:
-    """The adapter, or at lora.rank 0 the whole network. Call it on one process."""
+def save(policy: Policy, folder: str | Path) -> Path:
+    """The adapter, or at lora.rank 0 the whole network, or what is trained of a policy that is no pipeline. Call it on one
+    process."""
+    if not isinstance(policy, DiffusersPolicy):
+        return save_weights(policy, folder)
     return save_lora(policy, folder) if policy.spec.lora.rank else save_transformer(policy, folder)
 
 
@@ -145,6 +149,15 @@ def save_transformer(policy: DiffusersPolicy, folder: str | Path) -> Path:
             network.save_pretrained(place if len(trained) == 1 else place / name)  # pyright: ignore[reportCallIssue]
         if policy.head is not None:
             save_head(policy.head, place)
+    return Path(folder)
+
+
+def save_weights(policy: Policy, folder: str | Path) -> Path:
+    """The trained weights by their names: `network.load_state_dict(load_file(folder / "weights.safetensors"), strict=False)`."""
+    from safetensors.torch import save_file
+
+    with replacing(Path(folder)) as place:
+        save_file({name: p.detach().cpu().contiguous() for name, p in policy.trainable()}, place / "weights.safetensors")
     return Path(folder)
 
 

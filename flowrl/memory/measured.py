@@ -11,6 +11,12 @@ from flowrl.recipe import PolicySpec
 PROMPT = "a photograph of a red bicycle leaning on a white wall"
 
 
+def check() -> None:
+    """Raises: ValueError where there is no CUDA device."""
+    if not torch.cuda.is_available():
+        raise ValueError("there is no CUDA device to measure on; leave --measure out for the computed peaks")
+
+
 def measured(spec: PolicySpec, rows: int, device: str = "cuda") -> dict[str, int]:
     """Bytes allocated at most in each phase, by torch.cuda.max_memory_allocated, with `rows` rows a training call.
 
@@ -19,8 +25,7 @@ def measured(spec: PolicySpec, rows: int, device: str = "cuda") -> dict[str, int
 
     Raises: ValueError where there is no CUDA device, or the model cannot be loaded.
     """
-    if not torch.cuda.is_available():
-        raise ValueError("there is no CUDA device to measure on; leave --measure out for the computed peaks")
+    check()
     from flowrl.models import load_policy
 
     policy = load_policy(spec, device)

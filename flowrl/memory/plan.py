@@ -6,7 +6,7 @@ from bisect import bisect_left
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from flowrl.models.sd3 import DECODE_PIXELS
+from flowrl.models.policy import DECODE_PIXELS
 
 from .card import Card, Shape
 from .meta import RANK, Body, Costs, Facts

@@ -13,7 +13,8 @@ from torch import nn
 class Places:
     """Encoders, autoencoder and networks of a pipeline on their devices.
 
-    offload: "encoders" and "vae" stay on the CPU and come to the device while they work.  A part that somebody else moves
+    offload: "encoders" and "vae" stay on the CPU and come to the device while they work; "network" leaves it while prompts are
+    encoded.  A part that somebody else moves
     (accelerate's hooks of enable_model_cpu_offload, a quantised one) is left where it is.
     """
 
@@ -35,8 +36,15 @@ class Places:
     @contextmanager
     def encoding(self) -> Iterator[None]:
         """Encoders and the autoencoder, which encodes first frames and references, are on the device inside."""
-        with self._visiting("encoders", self.encoders), self._visiting("vae", self.vae):
-            yield
+        away = self.networks if "network" in self.offload else {}
+        try:
+            for part in away.values():
+                move(part, torch.device("cpu"))
+            with self._visiting("encoders", self.encoders), self._visiting("vae", self.vae):
+                yield
+        finally:
+            for part in away.values():
+                move(part, self.device)
 
     @contextmanager
     def decoding(self) -> Iterator[None]:

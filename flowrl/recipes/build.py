@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache, partial
 from importlib import import_module
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+import torch
 
 from flowrl import data, direct, methods, selection, settings
 from flowrl.data import Prompts
 from flowrl.direct import Direct
+from flowrl.dist import World
+from flowrl.loading import load_policy
 from flowrl.looks import FRAMES
-from flowrl.recipe import DataSpec, MethodSpec, Recipe, SelectionSpec
+from flowrl.models.policy import DiffusersPolicy
+from flowrl.recipe import DataSpec, LoraSpec, MethodSpec, PolicySpec, Recipe, SelectionSpec
 from flowrl.rewards import TABLE, Place, Rule, make
 from flowrl.rewards.base import Refers, Reward
 from flowrl.rewards.load import load
 from flowrl.rewards.videos import chosen
 from flowrl.selection import Selection
-from flowrl.types import Method
+from flowrl.types import Method, Policy
 
 from .style import prompts as styled
 
@@ -27,6 +32,8 @@ SMALLEST = 2
 """A group needs two images before one can be better than another."""
 
 
+GIVEN = "given:"
+"""What stands before the class of a policy that was no recipe's, in the place of a model's name."""
 WORLDS = {"shapes": "flowrl.shapes.protocol", "shapes_video": "flowrl.shapes_video.protocol"}
 """Embedded prompts by name: the module that has their `training` and held-out `rows`."""
 
@@ -58,6 +65,26 @@ def method(spec: MethodSpec, group: int) -> Method | Direct:
 def resized(spec: MethodSpec) -> Callable[[int], Method | Direct]:
     """The method at any group size; each is built once."""
     return cache(partial(method, spec))
+
+
+def policy(recipe: Recipe, given: Policy | None, world: World) -> tuple[Policy, Recipe]:
+    """The policy a recipe names; or the one that was given as a value, with the recipe saying so.
+
+    Raises: ValueError for a value whose guidance or device is not the recipe's, and for a run of such a value without it.
+    """
+    model = recipe.policy.model
+    if given is None:
+        if model.startswith(GIVEN):
+            raise ValueError(f"the model of this run was a value of Python's, a {model[len(GIVEN) :]}; give it again: policy=...")
+        return cast(Policy, load_policy(recipe.policy, world.device, seed=recipe.run.seed)), recipe
+    if recipe.policy.guidance not in (None, given.guidance):
+        raise ValueError(f"policy.guidance is {recipe.policy.guidance}, that of the given policy {given.guidance}; set it there")
+    device, kind = given.trainable()[0][1].device.type, torch.device(world.device).type
+    if device != kind:
+        raise ValueError(f"the given policy is on {device}, the run on {kind}; move its network, or set run.device to {device}")
+    known = given.spec if isinstance(given, DiffusersPolicy) else PolicySpec(lora=LoraSpec(rank=0))
+    said = {"model": f"{GIVEN}{type(given).__name__}", "guidance": given.guidance, "steps": recipe.policy.steps}
+    return given, replace(recipe, policy=replace(known, **said))
 
 
 def chooser(spec: SelectionSpec) -> Selection:
@@ -161,16 +188,17 @@ def judges(names: Sequence[str], device: str) -> dict[str, Reward]:
     return {name: make(name, place=device) for name in names}
 
 
-def features(name: str | None) -> Callable[..., Any] | None:
-    """The function of images a recipe names; of videos it sees FRAMES frames, and the mean of what it says of them is taken."""
+def features(name: str | None, frames: int | None = FRAMES) -> Callable[..., Any] | None:
+    """The function of images a recipe names; of videos it sees so many frames one by one, and the mean of what it says of them is
+    taken.  frames None: it is one of videos, and sees them whole."""
     if name is None:
         return None
     made = load(name, "features")
 
     def over_frames(images: np.ndarray) -> Any:
-        if images.ndim == 4:
+        if images.ndim == 4 or frames is None:
             return made(images)
-        some = images[:, chosen(images.shape[1], FRAMES)]
+        some = images[:, chosen(images.shape[1], frames)]
         told = np.asarray(made(some.reshape(-1, *some.shape[2:])))
         return told.reshape(len(images), -1, told.shape[-1]).mean(1)
 

@@ -47,10 +47,15 @@ class Jury:
         spec = parts.recipe.evaluate
         self.parts, self.folder, self.spec, self.guard = parts, folder, spec, parts.recipe.guard
         self.judges = bench(parts, given)
+        if all(map(_relative, self.judges.values())) and parts.world.main and len(held):
+            log.warning(
+                "%s only compares the images of a prompt, so its mean says nothing of progress; name a judge that scores images "
+                "alone, such as --set evaluate.rewards='[clip]'", ", ".join(self.judges)
+            )  # fmt: skip
         self.free = [name for name in self.judges if not (name in parts.rewards and parts.rewards[name][1])]
         self.held = held.take(spread(len(held), spec.prompts or len(held)))
         self.few = self.held.take(spread(len(self.held), spec.quick))
-        self.features = build.features(spec.features)
+        self.features = build.features(spec.features, spec.frames)
         self.tasks = [m.get("tag") for m in self.held.metadata]
         self.shown = spread(len(self.held), SHOWN)
         self.seconds = 0.0
@@ -88,9 +93,9 @@ class Jury:
         with self.parts.world.together():
             if self.parts.world.main:
                 save_sheet(self.folder, session.iteration, self.few, seen, scores)
-        row = {"heldout/score": float(np.nanmean(scores))}
+        row = {"heldout/score": _mean(scores)}
         if len(seen.scores) > 1:
-            row |= {f"heldout/{name}": float(np.nanmean(values)) for name, values in seen.scores.items()}
+            row |= {f"heldout/{name}": _mean(values) for name, values in seen.scores.items()}
         row |= {f"look/{name}": value for name, value in seen.looks.items()}
         bad = self._watch(session, seen)
         # an evaluation that looks like hacking is nobody's best
@@ -108,7 +113,7 @@ class Jury:
             history[0]["looks"] |= {name[5:]: v for name, v in recent[0].items() if name.startswith("look/")}
         since = {name: float(np.mean([row[name] for row in recent])) for name in (recent[0] if recent else {})}
         looks = {**seen.looks, **{name[5:]: value for name, value in since.items() if name.startswith("look/")}}
-        scores = {name: np.nanmean(values, 1).tolist() for name, values in seen.scores.items()}
+        scores = {name: [_mean(row) for row in values] for name, values in seen.scores.items()}
         history.append(asdict(Look(session.iteration, scores, since.get("reward/mean", math.nan), looks)))
         told = [Look(**one) for one in history]
         session.books["alarm"] = guards.verdict(self.guard, told, self.free)
@@ -119,7 +124,7 @@ class Jury:
 
     def note(self, session: Session, row: Mapping[str, float]) -> None:
         """What the guards want of an iteration's row."""
-        if self.watches:
+        if self.watches and "reward/mean" in row:
             kept = {name: v for name, v in row.items() if name == "reward/mean" or name.startswith("look/")}
             session.books.setdefault("recent", []).append(kept)
 
@@ -142,6 +147,11 @@ class Jury:
                 save_images(self.folder, when, self.held, self.tasks, seen, self.parts.policy.fps)
         self.seconds = time.perf_counter() - clock
         return {"scores": {n: v.tolist() for n, v in seen.scores.items()}, "diversity": seen.diversity, "seconds": self.seconds}
+
+
+def _mean(values: np.ndarray) -> float:
+    """Over what could be scored; NaN where nothing could."""
+    return float(np.nanmean(values)) if np.isfinite(values).any() else math.nan
 
 
 def spread(count: int, wanted: int) -> list[int]:

@@ -25,10 +25,12 @@ from flowrl.export.diffusers import savable
 from flowrl.export.files import adapters, write_comfy
 from flowrl.export.run import about
 from flowrl.folder import RunFolder, write_atomic
-from flowrl.loading import load_policy
 from flowrl.loop import Parts, Session, begin, choose
+from flowrl.models.policy import DiffusersPolicy
 from flowrl.recipe import Recipe
 from flowrl.report import write as write_report
+from flowrl.scoring import Unscored
+from flowrl.selection import Selection
 from flowrl.sizes import Sizes, cut, derive, describe
 from flowrl.types import Policy
 
@@ -37,8 +39,16 @@ from .engine import engine, notes
 from .jury import Jury, spread
 
 log = logging.getLogger("flowrl")
+KEPT = 1.2
+"""The evaluation after training is kept so many times what the one before took."""
+EMPTY, PAUSE = 5, 2.0
+"""So many times in a row nothing may be scored, with so many seconds after the first, twice as many after the next."""
 CACHED_PROMPTS = 2000
 """SD3.5's encoding of a prompt takes 2.7 MB."""
+
+
+Given = tuple[Mapping[str, Any] | None, Any, Policy | None]
+"""Values beside the recipe: rewards, prompts, policy."""
 
 
 @dataclass(frozen=True)
@@ -59,60 +69,59 @@ def train(
     *,
     rewards: Mapping[str, Any] | None = None,
     prompts: Any = None,
+    policy: Policy | None = None,
     resume: str | Path | None = None,
 ) -> Result:
     """Train a model with rewards and leave a run folder.
 
-    recipe: a Recipe or the name of one (None: "shapes", or what the resumed run was);  overrides: {"optim.lr": 1e-4, ...};
+    recipe: a Recipe or the name of one (None: what the resumed run was, Recipe() beside a policy, else "shapes");
+    overrides: {"optim.lr": 1e-4, ...};
     rewards: name -> f(images, prompts, metadata) -> scores, or (f, weight), added to the recipe's;
-    prompts: anything `data.read` takes, instead of data.prompts;  resume: the folder of a run to go on with.
+    prompts: anything `data.read` takes, instead of data.prompts;
+    policy: a model that is a value (FieldPolicy, or what load_policy made of a pipeline), trained in place instead of loading
+      policy.model; of the recipe's policy only the steps count. A run that is resumed wants it again, as new: its weights come
+      from the checkpoint.
+    resume: the folder of a run to go on with.
 
     Raises: ValueError, OSError: a sentence each, for settings, prompts, models and folders that cannot be used.
     """
     from flowrl.recipes import named
 
     if recipe is None:
-        recipe = named("shapes") if resume is None else settings.load(RunFolder.open(resume).path / "run.yaml")
+        started = Recipe() if policy is not None else named("shapes")
+        recipe = started if resume is None else settings.load(RunFolder.open(resume).path / "run.yaml")
     recipe = settings.resolve(named(recipe) if isinstance(recipe, str) else recipe, overrides or {})
     world = dist.start(recipe.run.device)
     if not log.hasHandlers():  # a script that set up no logging still sees what was derived
         log.addHandler(logging.StreamHandler())
         log.setLevel(logging.INFO if world.main else logging.ERROR)
     try:
-        return _train(recipe, rewards, prompts, None if resume is None else Path(resume), world)
+        return _train(recipe, (rewards, prompts, policy), None if resume is None else Path(resume), world)
     finally:
         world.stop()
 
 
-def _train(recipe: Recipe, given: Mapping[str, Any] | None, prompts: Any, resume: Path | None, world: World) -> Result:
+def _train(recipe: Recipe, given: Given, resume: Path | None, world: World) -> Result:
     method, selection = build.method(recipe.method, recipe.sizes.group), build.fitting(recipe)
     recipe, folder = _folder(recipe, resume, world)
     if resume is not None:
         for line in settings.changes(settings.load(folder.path / "run.yaml"), recipe):
             log.log(logging.WARNING if world.main else logging.DEBUG, "resumed with another setting: %s", line)
-    trained, held = build.prompts(recipe.data, prompts)
-    policy = load_policy(recipe.policy, world.device, seed=recipe.run.seed)
-    if recipe.policy.lora.rank:
-        savable(type(policy.pipe), list(policy.modules))  # said now rather than when the run is done
-    trained, held = (timed(part, policy.fps) for part in (trained, held))
-    features = build.features(recipe.evaluate.features)
-    if method.features and features is None:
-        raise ValueError(
-            f"method {recipe.method.name} compares images by features; give evaluate.features=module:function "
-            "(images uint8 [N, H, W, 3] -> [N, D]), as flowrl.shapes.judge:features"
-        )
-    scored, resized = build.rewards(recipe, given, world.device), build.resized(recipe.method)
-    build.referred(scored, trained)
-    parts = Parts(recipe, policy, method, scored, trained, world, selection, resized, features, build.rules(recipe, scored))
-    judges = build.judges(recipe.evaluate.rewards, world.device)
-    sizes, line = _sizes(parts)
-    session = begin(parts, sizes)
+    try:
+        parts, held = _parts(recipe, method, selection, given, world)
+        judges = build.judges(recipe.evaluate.rewards, world.device)
+        sizes, line = _sizes(parts)
+    except BaseException:
+        if world.main and resume is None:
+            folder.forget()
+        raise
+    recipe, session = parts.recipe, begin(parts, sizes)
     if resume is not None:
         _restore(session, folder, world)
     with world.together():
         if world.main:
-            _record(recipe, prompts, folder)
-    _free_encoders(policy, (trained, held), world)
+            _record(recipe, given[1], folder)
+    _free_encoders(parts.policy, (parts.prompts, held), world)
     jury = Jury(parts, held, judges, folder)
     if world.main:
         for said in (line, *notes(method)):
@@ -120,7 +129,8 @@ def _train(recipe: Recipe, given: Mapping[str, Any] | None, prompts: Any, resume
         for name, count in session.weights.bytes().items():
             log.info("weight set %s: %.1f MB", name, count / 2**20)
     if "before" not in session.books and len(held):
-        session.books["before"] = jury.full("before", session)
+        session.books["before"] = _judged(jury, "before", session, folder, times=1)
+        _afford(recipe.run.minutes, jury.seconds)
     if jury.watches and not session.iteration and "history" not in session.books:
         jury.quick(session)  # what the guards compare with
     if _loop(parts, session, jury, folder):
@@ -129,6 +139,35 @@ def _train(recipe: Recipe, given: Mapping[str, Any] | None, prompts: Any, resume
             write_report(folder.path)
         return Result(folder.path, session.iteration, True)
     return _finish(parts, session, jury, folder)
+
+
+def _parts(recipe: Recipe, method: Any, selection: Selection, given: Given, world: World) -> tuple[Parts, Prompts]:
+    """All that a recipe names or that was given as values, and the prompts held out."""
+    rewards, prompts, ready = given
+    trained, held = build.prompts(recipe.data, prompts)
+    policy, recipe = build.policy(recipe, ready, world)
+    if recipe.policy.lora.rank and isinstance(policy, DiffusersPolicy):
+        savable(type(policy.pipe), list(policy.modules))  # said now rather than when the run is done
+    trained, held = (timed(part, policy.fps) for part in (trained, held))
+    features = build.features(recipe.evaluate.features, recipe.evaluate.frames)
+    if method.features and features is None:
+        raise ValueError(
+            f"method {recipe.method.name} compares images by features; give evaluate.features=module:function "
+            "(images uint8 [N, H, W, 3] -> [N, D]), as flowrl.shapes.judge:features"
+        )
+    scored, resized = build.rewards(recipe, rewards, world.device), build.resized(recipe.method)
+    build.referred(scored, trained)
+    rules = build.rules(recipe, scored)
+    return Parts(recipe, policy, method, scored, trained, world, selection, resized, features, rules), held
+
+
+def _afford(minutes: float | None, seconds: float) -> None:
+    """A warning where evaluations of so many seconds, before and after, leave less than a quarter of the time to train in."""
+    if minutes is not None and 60 * minutes < (1 + KEPT) * seconds / 0.75:
+        log.warning(
+            "an evaluation takes %.0f s and there are two, so of %g minutes %.0f s are left to train in; lower evaluate.prompts or "
+            "evaluate.images, or raise run.minutes", seconds, minutes, max(0.0, 60 * minutes - (1 + KEPT) * seconds)
+        )  # fmt: skip
 
 
 def _folder(recipe: Recipe, resume: Path | None, world: World) -> tuple[Recipe, RunFolder]:
@@ -258,22 +297,40 @@ def _loop(parts: Parts, session: Session, jury: Jury, folder: RunFolder) -> bool
                     folder.log(row)
                     display.update({**row, "minutes_budget": run.minutes, "minutes_elapsed": (time.perf_counter() - began) / 60})
             stop = world.any(bool(caught))
-            needed = time.perf_counter() - began + 1.2 * jury.seconds + row["seconds/total"]
+            needed = time.perf_counter() - began + KEPT * jury.seconds + row["seconds/total"]
             late = run.minutes is not None and world.same(needed) > 60 * run.minutes
-            if session.iteration - saved >= run.save_every or stop or late or last or (looked and jury.leads(session)):
+            lost = session.empty >= EMPTY
+            if session.iteration - saved >= run.save_every or stop or late or last or lost or (looked and jury.leads(session)):
                 save()
                 saved = session.iteration
             if stop:
                 return True
+            if lost:
+                raise Unscored(f"nothing could be scored {EMPTY} times in a row, see the warnings above; {_later(folder)}")
             if looked and jury.stops(session):
                 _go_back(session, folder)
                 break
             if late:
                 log.info(
-                    "time is up: the evaluation after training is kept %.0f s of the %.1f minutes", 1.2 * jury.seconds, run.minutes
+                    "time is up: the evaluation after training is kept %.0f s of the %.1f minutes", KEPT * jury.seconds, run.minutes
                 )
                 break
+            if session.empty and not last:
+                _wait(session.empty, caught)
     return False
+
+
+def _later(folder: RunFolder) -> str:
+    return f"once that works again, go on with: flowrl train --resume {folder.path}"
+
+
+def _wait(times: int, caught: Sequence[float] = ()) -> None:
+    """Before what could not be scored so many times is tried again; a signal ends it."""
+    seconds = PAUSE * 2 ** (times - 1)
+    log.warning("waiting %g s", seconds)
+    end = time.monotonic() + seconds
+    while not caught and (left := end - time.monotonic()) > 0:
+        time.sleep(min(0.2, left))
 
 
 def _go_back(session: Session, folder: RunFolder) -> None:
@@ -285,10 +342,24 @@ def _go_back(session: Session, folder: RunFolder) -> None:
     log.warning("stopped at iteration %d; the run ends with its best checkpoint, of iteration %d", at, best.iteration)
 
 
+def _judged(jury: Jury, when: str, session: Session, folder: RunFolder, times: int = EMPTY) -> dict[str, Any]:
+    """The protocol, again where its headline judge could score nothing.
+
+    Raises: Unscored where it could not `times` times.
+    """
+    for tried in range(1, times + 1):
+        found = jury.full(when, session)
+        if np.isfinite(np.array(next(iter(found["scores"].values())), dtype=float)).any():
+            return found
+        if tried < times:
+            _wait(tried)
+    raise Unscored(f"{next(iter(jury.judges))} could score no held-out image, see the warnings above; {_later(folder)}")
+
+
 def _finish(parts: Parts, session: Session, jury: Jury, folder: RunFolder) -> Result:
     """After: the protocol again, the adapter at several strengths, the weights for others, result.json and the report."""
     world = parts.world
-    after = jury.full("after", session) if len(jury.held) else None
+    after = _judged(jury, "after", session, folder) if len(jury.held) else None
     result = _result(parts, session, jury, folder, after)
     few = jury.held.take(spread(len(jury.held), strengths.shown(parts.policy)))
     drawn = strengths.drawn(parts, session, few) if len(few) and parts.recipe.policy.lora.rank else {}
@@ -355,6 +426,8 @@ def compared(before: Mapping[str, Any], after: Mapping[str, Any], tasks: list[st
     out: dict[str, Any] = {}
     for i, name in enumerate(before["scores"]):
         old, new = np.array(before["scores"][name], dtype=float), np.array(after["scores"][name], dtype=float)
+        if i and not (np.isfinite(old).any(1) & np.isfinite(new).any(1)).any():
+            continue  # a judge beside the headline that was not there
         first, last = evaluate.summarise(old, tasks), evaluate.summarise(new, tasks)
         pair = {"before": first, "after": last, "gain": evaluate.gain(old, new, tasks)}
         if i == 0:

@@ -31,6 +31,7 @@ def shapes_video() -> Recipe:
             width=32,
             frames=9,
             steps=10,
+            guidance=1.0,
             max_sequence_length=16,
             lora=LoraSpec(rank=32, alpha=64.0),
         ),
@@ -46,6 +47,7 @@ def shapes_video() -> Recipe:
             guidance=1.0,
             rewards=("shapes_video:strict", "flowrl.shapes_video.judge:reward", "flowrl.shapes_video.reward:motion"),
             features="flowrl.shapes_video.judge:features",
+            frames=None,
         ),
         run=RunSpec(name="shapes_video", iterations=400, minutes=10.0),
     )

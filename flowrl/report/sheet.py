@@ -15,17 +15,21 @@ if TYPE_CHECKING:
     from PIL.ImageFont import FreeTypeFont, ImageFont
 
 SIDE, GAP, LINE, LINES = 128, 14, 16, 3
-PAPER, INK, SOFT = (250, 249, 246), (34, 38, 43), (106, 111, 118)
+PAPER, INK, SOFT, EDGE = (250, 249, 246), (34, 38, 43), (106, 111, 118), (214, 211, 204)
 LOW, MIDDLE, HIGH = (180, 71, 47), (176, 130, 40), (14, 118, 110)
 
 
 def contact_sheet(
-    images: NDArray[np.uint8], captions: Sequence[str], columns: int, scores: Sequence[float | None] | None = None
+    images: NDArray[np.uint8],
+    captions: Sequence[str],
+    columns: int,
+    scores: Sequence[float | None] | None = None,
+    titles: Sequence[str] = (),
 ) -> Image:
     """Images [N, H, W, 3] in rows of `columns`, captions wrapped below, scores coloured from the worst to the best.
 
     Images under 128 pixels are enlarged by whole factors with hard pixels. Scores in [0, 1] are coloured on that range, others on
-    their own; None or NaN shows as a dash.
+    their own; None or NaN shows as a dash. titles: over the first rows.
 
     Raises: ValueError if numbers do not match or there is no image.
     """
@@ -44,14 +48,16 @@ def contact_sheet(
     height, width = images.shape[1:3]
     font = ImageFont.load_default(12)
     texts = [_wrap(caption, width, font) for caption in captions]
-    below = LINE * (max(map(len, texts)) + (scores is not None)) + 6
+    above, below = LINE * bool(titles), LINE * (max(map(len, texts)) + (scores is not None)) + 6
     columns = min(columns, len(images))
     rows = math.ceil(len(images) / columns)
-    sheet = Image.new("RGB", (GAP + columns * (width + GAP), GAP + rows * (height + below + GAP)), PAPER)
+    whole = above + height + below + GAP
+    sheet = Image.new("RGB", (GAP + columns * (width + GAP), GAP + rows * whole), PAPER)
     draw = ImageDraw.Draw(sheet)
     colours = None if scores is None else _colours(scores)
     for i, (image, lines) in enumerate(zip(images, texts, strict=True)):
-        left, top = GAP + i % columns * (width + GAP), GAP + i // columns * (height + below + GAP)
+        left, top = GAP + i % columns * (width + GAP), GAP + above + i // columns * whole
+        draw.rectangle((left - 1, top - 1, left + width, top + height), outline=EDGE)
         sheet.paste(Image.fromarray(image), (left, top))
         _label(
             draw,
@@ -60,6 +66,8 @@ def contact_sheet(
             font,
             None if scores is None or colours is None else (_text(scores[i]), colours[i]),
         )
+    for row, title in enumerate(titles):
+        draw.text((GAP, GAP - 4 + row * whole), title, fill=INK, font=font)
     return sheet
 
 

@@ -45,8 +45,8 @@ def ceiling(n: int = 2000, seed: int = 5) -> dict[str, float]:
 
 
 def _instruments(out: Path, seed: int) -> dict[str, float]:
-    """How well the instruments read renderings of held-out captions; `decoded` ones are decoded from their latents, `encoded` ones from
-    what the encoder says."""
+    """How well the instruments read renderings of held-out captions; `decoded` ones are decoded from their latents, `encoded` ones
+    from what the encoder says."""
     from flowrl.shapes_video.pretrain import load_autoencoder
 
     rows = captions("heldout") * 2

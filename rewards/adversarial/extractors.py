@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from flowrl.rewards.base import NotLoaded
 from flowrl.rewards.place import Housed, Place
 
 from .heads import Tokens
@@ -66,7 +67,7 @@ def extractor(name: str = "", place: Place | None = None, layer: int = -1) -> Ne
     layer: of an open_clip model, the block whose tokens are taken, -1 the last. Tokens pass the model's final norm.
 
     Raises: ValueError for a name nobody has or a layer there is not; ModuleNotFoundError where timm is not installed;
-    RuntimeError where weights cannot be had.
+    NotLoaded where weights cannot be had.
     """
     if name in TIMM or name.startswith("timm/"):
         if layer != -1:
@@ -114,7 +115,7 @@ def _timm(name: str, place: Place) -> Network:
     try:
         model = timm.create_model(name, pretrained=True, num_classes=0)
     except Exception as error:
-        raise RuntimeError(
+        raise NotLoaded(
             f"timm could not load {name!r}: {error}; without network access save the model (timm.models.save_for_hf) and give its "
             "folder: timm/local-dir:FOLDER"
         ) from error

@@ -17,6 +17,7 @@ ROWS: dict[str, Row] = {
         range="unbounded; with hinge -1 generated, 1 real",
         hacks="copies of the references score highest; watch the distance to the nearest one",
         source=PAPER,
+        example="flowrl train shapes --reward adversarial:FOLDER",
     ),
     "adversarial_pair": Row(
         f"{HERE}.pair:pair",
@@ -27,6 +28,7 @@ ROWS: dict[str, Row] = {
         range="-1 to 1",
         hacks="as clip, and copies of the references",
         source=PAPER,
+        example="flowrl train shapes --reward adversarial_pair:FOLDER",
     ),
     "caption_clip": Row(
         f"{HERE}.alignment:caption_clip",

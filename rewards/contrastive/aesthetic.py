@@ -82,7 +82,7 @@ def aesthetic(variant: str | None = None, place: Place | None = None) -> Aesthet
     variant: v2 (None), v1 or v2.5, and @FOLDER with the head's file and the encoder's repository in it: clip-vit-large-patch14, or
     siglip-so400m-patch14-384.
 
-    Raises: ValueError for an unknown variant or weights that do not fit; RuntimeError if loading fails.
+    Raises: ValueError for an unknown variant or weights that do not fit; NotLoaded if loading fails.
 
     Source: christophschuhmann/improved-aesthetic-predictor, LAION-AI/aesthetic-predictor@6d122ad `README.md`,
     discus0434/aesthetic-predictor-v2-5@3125a9e `siglip_v2_5.py`.

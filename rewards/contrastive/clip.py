@@ -9,6 +9,7 @@ import importlib.resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from flowrl.rewards.base import NotLoaded
 from flowrl.rewards.place import Place
 
 from .agreement import Agreement
@@ -48,7 +49,7 @@ def clip(variant: str | None = None, place: Place | None = None) -> Agreement:
     "ViT-B-32/laion2b_s34b_b79k"; "hf-hub:OWNER/NAME"; or "local-dir:FOLDER" with open_clip_config.json and weights.
     Weights that are not on this machine are downloaded.
 
-    Raises: ValueError for an unknown model or weights; FileNotFoundError for a missing folder; RuntimeError if loading fails.
+    Raises: ValueError for an unknown model or weights; FileNotFoundError for a missing folder; NotLoaded if loading fails.
 
     Source: CLIPScore (2104.08718); open_clip 3.3 `image_transform_v2`, `get_tokenizer`, and QuickGELU where the weights' own
     configuration says so.
@@ -97,7 +98,7 @@ def open_clip_encoder(reward: str, model: str, place: Place, called: str | None 
         )
     except Exception as error:
         folder = "clip:local-dir:FOLDER" if reward == "clip" else f"{reward}:…@local-dir:FOLDER"
-        raise RuntimeError(
+        raise NotLoaded(
             f"reward {reward} could not load {called or model!r}: {error}; without network access give a folder: {folder}"
         ) from error
     return wrapped(made, open_clip.get_tokenizer(name), place)

@@ -108,7 +108,7 @@ def mps(variant: str | None = None, place: Place | None = None) -> Mps:
     The safetensors file is expected to hold upstream's state dict: `model.` with the names of transformers' CLIPModel and
     `cross_model.layers.{0..3}.{0, 1}.fn.` with those of `crossing`, all of them below `mps.` or not.
 
-    Raises: ValueError for a threshold outside [0, 1) or weights that do not fit; RuntimeError if loading fails.
+    Raises: ValueError for a threshold outside [0, 1) or weights that do not fit; NotLoaded if loading fails.
 
     Source: MPS (2405.14705); Kwai-Kolors/MPS@ae290c2 `eval_overall_mps_on_hpdv2.py`; weights of its mirror RE-N-Y/mpsv1.
     Differs: the largest relevance is each prompt's own, so a score does not depend on what else is scored; float32, where upstream

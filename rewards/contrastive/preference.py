@@ -26,7 +26,7 @@ def pickscore(variant: str | None = None, place: Place | None = None) -> Agreeme
 
     variant: raw (None), /26 or cosine, and @FOLDER with PickScore_v1 and CLIP-ViT-H-14-laion2B-s32B-b79K in it.
 
-    Raises: ValueError for an unknown variant or weights that do not fit; RuntimeError if loading fails.
+    Raises: ValueError for an unknown variant or weights that do not fit; NotLoaded if loading fails.
 
     Source: Pick-a-Pic (2305.01569) eq. 1; weights of yuvalkirstain/PickScore_v1, processor of laion's ViT-H/14.
     Differs: only the score of each image with its own prompt is computed, not flow_grpo's whole matrix.
@@ -45,7 +45,7 @@ def hpsv2(variant: str | None = None, place: Place | None = None) -> Agreement:
 
     variant: None, or @FOLDER with HPSv2/HPS_v2_compressed.pt in it.
 
-    Raises: ValueError for another variant or weights that do not fit; RuntimeError if loading fails.
+    Raises: ValueError for another variant or weights that do not fit; NotLoaded if loading fails.
 
     Source: HPSv2 (2306.09341); tgxs002/HPSv2@708ffb3 `hpsv2/img_score.py`; the state dict under "state_dict" of the file in
     xswu/HPSv2 is that of open_clip's ViT-H-14.
@@ -66,9 +66,9 @@ def _hps(reward: str, file: str, variant: str | None, place: Place) -> Agreement
     name, shelf = shelved(reward, variant)
     if name:
         raise ValueError(f"reward {reward} has no variant {name!r}; give nothing, or @FOLDER")
-    open_clip = package(reward)
+    open_clip, path = package(reward), shelf.file(HPS, file)
     model: Any = open_clip.create_model(HPS_MODEL, pretrained=None, precision="fp32")
-    held = tensors(shelf.file(HPS, file))
+    held = tensors(path)
     if not isinstance(held, dict) or "state_dict" not in held:
         raise ValueError(f"reward {reward}: {file} holds no state_dict; give HPSv2's own checkpoint")
     filled(f"{file} in {HPS_MODEL}", model, held["state_dict"])

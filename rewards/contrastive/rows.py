@@ -97,5 +97,6 @@ ROWS: dict[str, Row] = {
         range="-1 to 1; two photographs of unlike things 0 to 0.3 (DINOv2), 0.4 to 0.7 (CLIP)",
         hacks="a copy of a reference is the best picture",
         source="DINOv2 (2304.07193), SigLIP (2303.15343), CLIP (2103.00020)",
+        example="flowrl score images/ --reward similarity:dinov2:FOLDER",
     ),
 }

@@ -81,7 +81,7 @@ def similarity(variant: str | None = None, place: Place | None = None) -> Simila
     prompt's own references.
 
     Raises: ValueError for an unknown model, reduction or a folder without pictures; FileNotFoundError for a missing folder;
-    RuntimeError if loading fails.
+    NotLoaded if loading fails.
 
     Source: CLIP, SigLIP and DINOv2 as transformers 5 has them; Adv-GRPO's DINO similarity.
     Differs: Adv-GRPO's evaluation leaves the features' length in; here both are of unit length.

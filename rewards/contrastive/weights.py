@@ -13,6 +13,8 @@ from urllib.parse import unquote
 import torch
 from torch import Tensor, nn
 
+from flowrl.rewards.base import NotLoaded
+
 
 @dataclass(frozen=True)
 class Shelf:
@@ -35,7 +37,7 @@ class Shelf:
     def file(self, repository: str, name: str) -> Path:
         """One file of a repository.
 
-        Raises: FileNotFoundError where the folder does not hold it; RuntimeError where it cannot be downloaded.
+        Raises: FileNotFoundError where the folder does not hold it; NotLoaded where it cannot be downloaded.
         """
         if self.folder is not None:
             return self._held(f"{repository.rpartition('/')[2]}/{name}", f"hf download {repository} {name} --local-dir")
@@ -45,7 +47,7 @@ class Shelf:
     def url(self, url: str, sha256: str | None = None) -> Path:
         """One file by its address, kept in torch's own cache.
 
-        Raises: FileNotFoundError where the folder does not hold it; RuntimeError where it cannot be downloaded, or is another.
+        Raises: FileNotFoundError where the folder does not hold it; NotLoaded where it cannot be downloaded, or is another.
         """
         name = unquote(url.rpartition("/")[2])
         if self.folder is not None:
@@ -59,13 +61,12 @@ class Shelf:
 
     @contextmanager
     def finding(self, what: str) -> Iterator[None]:
-        """Raises: RuntimeError, a sentence, for whatever goes wrong with a download."""
+        """Raises: NotLoaded, a sentence, for whatever goes wrong with a download."""
         try:
             yield
         except Exception as error:
-            told = " ".join(str(error).split())
-            raise RuntimeError(
-                f"reward {self.reward} could not load {what}: {told}; without network access download it elsewhere into a folder "
+            raise NotLoaded(
+                f"reward {self.reward} could not load {what}: {error}; without network access download it elsewhere into a folder "
                 f"and name that: {self.reward}:…@FOLDER"
             ) from error
 
@@ -91,7 +92,7 @@ def pretrained(shelf: Shelf, kind: str, repository: str) -> Any:
     """A model of transformers in float32, its weights fitting key for key. Of a checkpoint with two towers a vision model takes
     its own.
 
-    Raises: ValueError naming missing, unexpected or misshapen weights; RuntimeError where it cannot be downloaded.
+    Raises: ValueError naming missing, unexpected or misshapen weights; NotLoaded where it cannot be downloaded.
     """
     transformers: Any = importlib.import_module("transformers")
     where, loud = shelf.repository(repository), transformers.logging.get_verbosity()

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from flowrl.rewards.base import NotLoaded
 from flowrl.rewards.place import Housed, Place
 
 from .objects import Detections
@@ -69,7 +70,7 @@ def mask2former(model: str | None = None, place: Place | None = None) -> Mask2Fo
     """transformers' Mask2Former for instances, with the weights of facebook/mask2former-swin-small-coco-instance, or those of
     another repository or folder of the same class with COCO's things.
 
-    Raises: ModuleNotFoundError without transformers; RuntimeError if loading fails or weights are missing in the file; ValueError
+    Raises: ModuleNotFoundError without transformers; NotLoaded if loading fails or weights are missing in the file; ValueError
     for a model that lacks a class.
 
     Source: Mask2Former (2112.01527); resizing and scores as mmdet's (open-mmlab/mmdetection `maskformer_fusion_head.py`).
@@ -82,13 +83,13 @@ def mask2former(model: str | None = None, place: Place | None = None) -> Mask2Fo
     try:
         network, info = transformers.Mask2FormerForUniversalSegmentation.from_pretrained(where, output_loading_info=True)
     except Exception as error:
-        raise RuntimeError(
+        raise NotLoaded(
             f"reward geneval could not load the detector {where!r}: {error}; without network access give a folder with config.json "
             "and model.safetensors: geneval:soft@mask2former:FOLDER"
         ) from error
     wrong = sorted({str(key) for kind in ("missing_keys", "mismatched_keys") for key in info[kind]})
     if wrong:
-        raise RuntimeError(
+        raise NotLoaded(
             f"reward geneval: {where!r} lacks {len(wrong)} weights of the network, such as {wrong[0]}; it is another kind of model"
         )
     known = labels({int(number): str(name) for number, name in network.config.id2label.items()}, f"detector {where!r}")

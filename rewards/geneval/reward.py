@@ -126,7 +126,7 @@ def parse(variant: str) -> Choice:
     detector, _, weights = rest.partition(":")
     if rule and rule not in RULES:
         near = difflib.get_close_matches(rule, RULES, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(RULES)}"
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(RULES)}."
         raise ValueError(f"reward geneval has no rule {rule!r}; {hint} It is written geneval:RULE@DETECTOR+COLOURS")
     if at and detector not in DETECTORS:
         raise ValueError(

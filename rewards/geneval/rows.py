@@ -20,5 +20,6 @@ ROWS: dict[str, Row] = {
         hacks="pictures get plain and poor (DeQA fell to 2.8 at 0.95 without KL); what fools the detector counts",
         needs="transformers (@mask2former), onnxruntime (@yolox), open_clip_torch (+clip)",
         source="GenEval (2310.11513); djghosh13/geneval@16f1681; soft score: yifan123/reward-server@7131478",
+        example="flowrl score images/ --prompts geneval.jsonl --reward geneval:soft@yolox:FILE.onnx+hsv",
     ),
 }

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from flowrl.rewards.base import NotLoaded
 from flowrl.rewards.networks.pixels import framed, over_frames
 from flowrl.rewards.networks.weights import package, place_of
 from flowrl.rewards.place import Housed, Place, batched
@@ -75,7 +76,7 @@ def deqa(variant: str | None = None, place: Place | None = None) -> Deqa:
     is run on this machine.
 
     Raises: ValueError without that word, or for another dtype than float16, which that code casts to; FileNotFoundError for a
-    missing folder; RuntimeError where it does not load.
+    missing folder; NotLoaded where it does not load.
 
     Source: DeQA-Score (2501.11561); zhiyuanyou/DeQA-Score@4768965 `src/evaluate/scorer.py`; flow_grpo's `deqascore`.
     Differs: flow_grpo divides by 5; the expectation is taken in float32. The repository's code was written for transformers 4 and
@@ -97,7 +98,7 @@ def deqa(variant: str | None = None, place: Place | None = None) -> Deqa:
             source, trust_remote_code=True, attn_implementation="eager", dtype=torch.float16
         )
     except Exception as error:
-        raise RuntimeError(
+        raise NotLoaded(
             f"reward deqa could not load {source}: {error}; its code is for transformers 4: run it in an environment of its own "
             f"behind `flowrl serve`, or without network access give a local folder: deqa:{TRUST}:FOLDER"
         ) from error

@@ -46,6 +46,7 @@ ROWS: dict[str, Row] = {
         range="-3 to 3 a part",
         hacks="vq alone rises with still videos: always have mq beside it",
         source="VideoAlign (2501.13918), KwaiVGI/VideoReward",
+        example="flowrl train --model VIDEO_MODEL --prompts prompts.txt --reward videoalign",
     ),
     "deqa": Row(
         f"{HERE}.deqa:deqa",
@@ -60,6 +61,7 @@ ROWS: dict[str, Row] = {
         hacks="blind to the prompt",
         needs="an environment with the transformers 4 its code was written for",
         source="DeQA-Score (2501.11561), zhiyuanyou/DeQA-Score-Mix3",
+        example="flowrl score images/ --reward deqa:trust",
     ),
     "lpips": Row(
         f"{HERE}.perceptual:lpips",
@@ -73,6 +75,7 @@ ROWS: dict[str, Row] = {
         hacks="pays for copying the reference",
         needs="lpips (only without FILE)",
         source="LPIPS (1801.03924)",
+        example="flowrl score images/ --reward lpips:@FOLDER",
     ),
     "gram": Row(
         f"{HERE}.perceptual:gram",
@@ -85,6 +88,7 @@ ROWS: dict[str, Row] = {
         range="0 and below; the scale depends on network and style",
         hacks="texture of the right statistics without any subject",
         source="Gatys et al. (1508.06576)",
+        example="flowrl score images/ --reward gram:@FOLDER",
     ),
     "nsfw": Row(
         f"{HERE}.nsfw:nsfw",

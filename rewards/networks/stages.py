@@ -94,7 +94,7 @@ def distances(weights: str) -> Lpips:
     Raises: ValueError where the weights do not fit or a head is negative; FileNotFoundError, ModuleNotFoundError where they miss.
     """
     if weights in SHAPES:
-        name, state = weights, _published(weights) | _heads(weights)
+        name, state = weights, _published("lpips", weights) | _heads(weights)
     else:
         name, state = _file("lpips", weights)
     network = Lpips(SHAPES[name])
@@ -109,7 +109,7 @@ def styles(weights: str) -> Gram:
 
     Raises: as `distances`.
     """
-    name, state = (weights, _published(weights)) if weights in SHAPES else _file("gram", weights)
+    name, state = (weights, _published("gram", weights)) if weights in SHAPES else _file("gram", weights)
     network = Gram(SHAPES[name])
     fit("gram", network, {key: value for key, value in state.items() if not key.startswith("lin.")})
     return network
@@ -134,9 +134,9 @@ def _file(reward: str, weights: str) -> tuple[str, State]:
     return name, state
 
 
-def _published(name: str) -> State:
+def _published(reward: str, name: str) -> State:
     """The convolutions of torchvision's network, downloaded once."""
-    models = package("lpips", "torchvision.models", "torchvision")
+    models = package(reward, "torchvision.models", "torchvision")
     source: Any = getattr(models, SHAPES[name].weights).IMAGENET1K_V1.url
     try:
         state: Mapping[str, Tensor] = torch.hub.load_state_dict_from_url(
@@ -144,7 +144,8 @@ def _published(name: str) -> State:
         )
     except OSError as error:
         raise FileNotFoundError(
-            f"{source} could not be fetched: {error}; without network access give a file of weights: lpips:FILE.safetensors"
+            f"reward {reward}: {source} could not be fetched: {error}; without network access give a file of weights: "
+            f"{reward}:FILE.safetensors"
         ) from error
     return {f"stages.{key}": value for key, value in state.items() if key.startswith("features.")}
 

@@ -18,5 +18,6 @@ ROWS: dict[str, Row] = {
         hacks="those of its judge; asked in one order, a judge's liking for the first image",
         needs="those of its judge",
         source="Pref-GRPO (2508.20751)",
+        example="flowrl score images/ --reward winrate:clip",
     ),
 }

@@ -186,8 +186,8 @@ class Remote:
             if why.kind not in self.warned:
                 self.warned.add(why.kind)
                 warnings.warn(
-                    f"remote reward {self.address}: no scores for {images} of {count} images: {why.said}; they are left out of the "
-                    "update, and further failures of this kind are counted without a warning",
+                    f"remote reward {self.address}: no scores for {images} of {count} images: {why.said}; they are left out, "
+                    "and further failures of this kind are counted without a warning",
                     stacklevel=2,
                 )
         return Detailed(values, parts)

@@ -15,5 +15,6 @@ ROWS: dict[str, Row] = {
         licence="Apache-2.0; of what is served, its own",
         range="of the reward that is served",
         hacks="of the reward that is served",
+        example="flowrl score images/ --reward remote:http://HOST:PORT/NAME",
     ),
 }

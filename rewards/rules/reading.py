@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
+from flowrl.rewards.base import NotLoaded
+
 
 class Line(NamedTuple):
     """A line of text an engine found. confidence: 0 to 1;  box: four corners (x, y) in pixels."""
@@ -49,7 +51,7 @@ def rapid(threads: int | None = None) -> Rapid:
     Text that stands on its head is read as it stands: the classifier that turns it is off, as in flow_grpo.
     threads: of one image; None: as many as torch uses.
 
-    Raises: ModuleNotFoundError without rapidocr and onnxruntime; RuntimeError where its models do not load.
+    Raises: ModuleNotFoundError without rapidocr and onnxruntime; NotLoaded where its models do not load.
     """
     for name in ("rapidocr", "onnxruntime"):
         try:
@@ -72,7 +74,7 @@ def rapid(threads: int | None = None) -> Rapid:
         engine = Rapid(importlib.import_module("rapidocr").RapidOCR(params=settings))
         engine(np.asarray(sample))
     except Exception as error:
-        raise RuntimeError(
+        raise NotLoaded(
             f"reward ocr could not load rapidocr's models: {error}; they come with the package: pip install -U rapidocr"
         ) from error
     return engine

@@ -47,6 +47,7 @@ ROWS: dict[str, Row] = {
         hacks="anything that moves will do: waving texture, objects that slide. vbench: flashes, noise and a shaken camera",
         needs="opencv-python-headless",
         source="VBench (2311.17982), dynamic degree",
+        example="flowrl train --model VIDEO_MODEL --prompts prompts.txt --reward motion",
     ),
     "flicker": Row(
         f"{HERE}.flicker:flicker",
@@ -56,5 +57,6 @@ ROWS: dict[str, Row] = {
         range="0 to 1; above 0.9 for most videos",
         hacks="a frozen picture has 1: train it beside a reward for motion only",
         source="VBench (2311.17982), temporal flickering",
+        example="flowrl train --model VIDEO_MODEL --prompts prompts.txt --reward flicker",
     ),
 }

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from flowrl.rewards.base import NotLoaded
 from flowrl.rewards.place import Housed, Place
 
 from .ask import Question, forms
@@ -90,14 +91,14 @@ def local(name: str, place: Place | None = None) -> Local:
 
     name: OWNER/NAME on the hub, or a folder with weights, processor and chat template. The model's own code is never run.
 
-    Raises: RuntimeError if it cannot be loaded; ValueError if it has no chat template.
+    Raises: NotLoaded if it cannot be loaded; ValueError if it has no chat template.
     """
     transformers = importlib.import_module("transformers")
     try:
         processor = transformers.AutoProcessor.from_pretrained(name, trust_remote_code=False)
         model = transformers.AutoModelForImageTextToText.from_pretrained(name, dtype="auto", trust_remote_code=False)
     except Exception as error:
-        raise RuntimeError(
+        raise NotLoaded(
             f"the judge {name!r} could not be loaded: {error}; without network access give a folder with its files, "
             "or ask a server: TEMPLATE@http://HOST:PORT/v1#MODEL"
         ) from error

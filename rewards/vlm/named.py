@@ -27,7 +27,7 @@ def vlm(variant: str | None = None, place: Place | None = None) -> Cached | Refe
     An answer that cannot be read is NaN and counted, never 0.
 
     Raises: ValueError for a name of another form, an unknown template or one of pairs, an address with a password;
-    RuntimeError if a model cannot be loaded; FileNotFoundError for a missing file; ModuleNotFoundError without httpx (servers).
+    NotLoaded if a model cannot be loaded; FileNotFoundError for a missing file; ModuleNotFoundError without httpx (servers).
     Source: UnifiedReward (2503.05236; CodeGoat24/UnifiedReward `inference_qwen`, `UnifiedReward-Edit`), flow_grpo's Qwen-VL
     score, RewardDance (2509.08826), VQAScore (2404.01291), DSG (2310.18235); their labels, tags and keys, ranges and scales.
     Differs: the words of all templates but VQAScore's are ours, so a model tuned on its authors' words may score a little

@@ -19,5 +19,6 @@ ROWS: dict[str, Row] = {
         hacks="saturates near its best grade; flattered by text in the picture; drifts with long training: hold another judge out",
         needs="httpx for servers",
         source="UnifiedReward (2503.05236), VQAScore (2404.01291), RewardDance (2509.08826)",
+        example="flowrl score images/ --reward vlm:unifiedreward-2.0@MODEL",
     ),
 }

@@ -17,6 +17,7 @@ ROWS: dict[str, Row] = {
         range="log odds, some -3 to 3 within a prompt; their zero means nothing",
         hacks="as good as the votes are many: far from the images voted on, the head guesses",
         source="Bradley and Terry 1952",
+        example="flowrl score images/ --reward votes:RUN",
     ),
     "votes-known": Row(
         f"{HERE}.reward:known",
@@ -27,5 +28,6 @@ ROWS: dict[str, Row] = {
         range="log odds, 0 on average over a prompt's images",
         hacks="none: it scores only what people saw",
         source="Bradley and Terry 1952",
+        example="flowrl score images/ --reward votes-known:RUN",
     ),
 }

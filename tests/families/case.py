@@ -9,14 +9,16 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Case:
-    """make: builds the pipeline.  spec: fields of PolicySpec, with the guidance of the guided case.  images: whether each prompt
-    comes with a picture.  size: of that picture, (height, width).  saving: the settings of activation checkpointing that are tried.
-    """
+    """make: builds the pipeline.  spec: fields of PolicySpec, with the guidance of the guided case.  images: how many pictures each
+    prompt comes with; more: further ones of the second.  size: of a picture, (height, width); turned: those of the second prompt
+    are turned by 90 degrees.  saving: the settings of activation checkpointing that are tried."""
 
     name: str
     make: Callable[[], Any]
     spec: Mapping[str, Any] = field(default_factory=dict[str, Any])
     prompts: tuple[str, str] = ("a red circle", "two blue square left of a green circle")
-    images: bool = False
+    images: int = 0
+    more: int = 0
     size: tuple[int, int] = (32, 32)
+    turned: bool = False
     saving: tuple[bool, ...] = (False, True)
