@@ -18,6 +18,8 @@ from flowrl.conformance.subject import run
 from flowrl.models import load_policy
 from flowrl.recipe import PolicySpec
 
+# the first test of a module builds and draws all cases that are asked for
+pytestmark = pytest.mark.timeout(1500)
 MODULES = [importlib.import_module(f"families.{m.name}") for m in pkgutil.iter_modules(families.__path__) if m.name != "case"]
 CASES: dict[str, Case] = {case.name: case for module in MODULES for case in getattr(module, "CASES", [])}
 

@@ -34,6 +34,7 @@ LAYERS: dict[str, set[str]] = {
     "recipe": set(),
     "evaluate": set(),
     "shapes": {"evaluate"},
+    "shapes_video": {"evaluate", "shapes"},
     "types": {"samplers", "base"},
     "footprint": set(),
     "models": {"types", "samplers", "recipe", "base", "footprint"},

@@ -32,7 +32,7 @@ STEADY = f"{Path(tiny_video.__file__).resolve()}:steady"
 
 @pytest.fixture(autouse=True)
 def of_videos(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "load_policy", tiny_video.policy)
+    monkeypatch.setattr(build, "load_policy", tiny_video.policy)
 
 
 def recipe(folder: Path, iterations: int = 2, **changes: Any) -> Recipe:
@@ -56,7 +56,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run of two iterations."""
     folder = tmp_path_factory.mktemp("video") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "load_policy", tiny_video.policy)
+        patch.setattr(build, "load_policy", tiny_video.policy)
         with tinyrun.one_thread():
             result = run.train(recipe(folder))
     assert result.iterations == 2 and not result.interrupted
