@@ -53,6 +53,7 @@ def run(arm: str, seed: int, iterations: int, out: Path) -> dict[str, Any]:
     return {
         "arm": arm,
         "seed": seed,
+        "rate": recipe.optim.lr,
         "iterations": told["iterations"],
         "cpu_minutes": round((seconds() - start) / 60, 2),
         "minutes": round(told["minutes"], 2),
@@ -66,8 +67,9 @@ def run(arm: str, seed: int, iterations: int, out: Path) -> dict[str, Any]:
 
 def report() -> None:
     """Writes the page."""
-    rows = [json.loads(line) for line in TOLD.read_text().splitlines()]
-    rows.sort(key=lambda row: (list(ARMS).index(row["arm"]), row["seed"]))
+    every = [json.loads(line) for line in TOLD.read_text().splitlines()]
+    every.sort(key=lambda row: (list(ARMS).index(row["arm"]), row["rate"], row["seed"]))
+    rows = [row for row in every if "stopped" not in row]
     lines = [
         "# RL on the embedded video model",
         "",
@@ -76,20 +78,39 @@ def report() -> None:
         "Motion: only that it moves as asked. The second judge is a network that shares no code with the reward. CPU minutes are",
         "of one core, evaluations included; the machine was shared, so wall-clock minutes are not told.",
         "",
-        "| | strict before | strict after | change | standard error | motion | second judge | iterations | CPU minutes |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| | rate | strict before | strict after | change | standard error | motion | second judge | iterations | CPU minutes |",
+        "|---" * 10 + "|",
     ]
     for row in rows:
         strict, motion, judge = row["strict"], row["motion"], row["judge"]
         lines.append(
-            f"| {ARMS[row['arm']]} {row['seed']} | {strict['before']:.3f} | {strict['after']:.3f} | {strict['gain']:+.3f} | "
+            f"| {ARMS[row['arm']]} {row['seed']} | {row['rate']:g} | {strict['before']:.3f} | {strict['after']:.3f} | "
+            f"{strict['gain']:+.3f} | "
             f"{strict['standard_error']:.3f} | {motion['before']:.3f} -> {motion['after']:.3f} | {judge['gain']:+.3f} | "
             f"{row['iterations']} | {row['cpu_minutes']:.1f} |"
         )
     tasks = [row for row in rows if row["arm"] == "rl"]
     if tasks:
-        lines += ["", "Change of each task, strict:", "", "| seed | " + " | ".join(tasks[0]["tasks"]) + " |", "|---" * 5 + "|"]
-        lines += [f"| {row['seed']} | " + " | ".join(f"{v:+.3f}" for v in row["tasks"].values()) + " |" for row in tasks]
+        lines += [
+            "",
+            "Change of each task, strict:",
+            "",
+            "| seed | rate | " + " | ".join(tasks[0]["tasks"]) + " |",
+            "|---" * 6 + "|",
+        ]
+        lines += [
+            f"| {row['seed']} | {row['rate']:g} | " + " | ".join(f"{v:+.3f}" for v in row["tasks"].values()) + " |" for row in tasks
+        ]
+    stopped = [row for row in every if "stopped" in row]
+    if stopped:
+        lines += [
+            "",
+            "Stopped by hand, with what a video of each of 48 held-out captions said on the way (iteration: strict, motion):",
+            "",
+        ]
+        for row in stopped:
+            told = "; ".join(f"{at}: {strict:.3f}, {motion:.3f}" for at, strict, motion in row["quick"])
+            lines.append(f"* {ARMS[row['arm']]} {row['seed']}, rate {row['rate']:g}, at iteration {row['stopped']}. {told}")
     PAGE.write_text("\n".join(lines) + "\n")
 
 

@@ -125,7 +125,7 @@ def motion_credits(it: Track, row: Row) -> list[float]:
     along = float(velocity @ np.array(DIRECTIONS[row["motion"]]))
     across = float(np.sqrt(max(pace**2 - along**2, 0.0)))
     ahead = along / pace if pace > 0 else 0.0
-    right = along > 0 and across <= STRAIGHT * along and along >= BANDS["still"][1]
+    right = across <= STRAIGHT * along and along >= BANDS["still"][1]
     # What hardly moves has no direction to speak of.
     direction = 1.0 if right else 0.9 * max(ahead, 0.0) * min(pace / BANDS["slowly"][0], 1.0)
     low, high = BANDS[row["speed"]] if "speed" in row else (BANDS["slowly"][0], BANDS["fast"][1])
