@@ -29,7 +29,7 @@ from flowrl.loop import Parts, Session, begin, iterate
 from flowrl.models import load_policy
 from flowrl.recipe import MethodSpec, Recipe
 from flowrl.recipes import build, named
-from flowrl.recipes.run import versions
+from flowrl.recipes.result import versions
 from flowrl.rewards.base import Reward
 from flowrl.sizes import Sizes, derive
 

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import mutants_models
 import pytest
 
 ROOT = Path(__file__).parent.parent
@@ -465,7 +466,11 @@ MUTANTS = (
     ),
     Mutant("not anchored after halving", "flowrl/update.py", "q = shrunk(q)", "pass", "test_objectives.py"),
     Mutant(
-        "resume without the optimizer", "flowrl/loop.py", '"state": state["optimizer"]["state"]', '"state": {}', "test_methods.py"
+        "resume without the optimizer",
+        "flowrl/loop.py",
+        '        optimizers.load(self.optimizer, state["optimizer"]["state"])\n',
+        "",
+        "test_methods.py",
     ),
     Mutant(
         "every iteration has the same noise",
@@ -493,17 +498,17 @@ MUTANTS = (
     # models, export, data, rewards, checkpoint
     Mutant(
         "guidance branches swapped",
-        "flowrl/models/sd3.py",
-        "uncond, text = self._call",
-        "text, uncond = self._call",
+        "flowrl/models/policy.py",
+        "negative, positive = both.chunk(2)",
+        "positive, negative = both.chunk(2)",
         "test_models.py test_sd3_parity.py",
     ),
     Mutant("VAE shift dropped", "flowrl/models/sd3.py", " + vae.config.shift_factor", "", "test_sd3_parity.py"),
     Mutant(
         "alpha dropped at export",
-        "flowrl/export.py",
-        "transformer_lora_adapter_metadata=network.peft_config[ADAPTER].to_dict()",
-        "transformer_lora_adapter_metadata=None",
+        "flowrl/export/diffusers.py",
+        'f"{name}_lora_adapter_metadata": dict(config)}',
+        'f"{name}_lora_adapter_metadata": None}',
         "test_export.py",
     ),
     Mutant("held-out prompts stay in training", "flowrl/data.py", "if text not in held]", "if True]", "test_data.py"),
@@ -1096,6 +1101,7 @@ MUTANTS = (
         "if given or hmac.compare_digest(",
         "test_vote.py",
     ),
+    *(Mutant(*row) for row in mutants_models.ROWS),
 )
 
 

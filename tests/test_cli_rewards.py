@@ -191,6 +191,7 @@ def test_one_caption_has_no_interval_and_a_narrow_screen_wraps_none(
         assert all(len(line.partition(" to ")[2].split()) >= 2 for line in lines), "the upper end is beside the lower"
 
 
+@pytest.mark.ci
 def test_a_warning_is_one_plain_line(tmp_path: Path) -> None:
     pictures(tmp_path / "s", 3)
     (tmp_path / "mine.py").write_text("def some(images, p, m):\n    return [None, 1.0, 2.0]\n")

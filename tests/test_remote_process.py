@@ -252,7 +252,8 @@ def test_a_server_that_stays_away_stops_the_run_which_can_be_resumed(tmp_path: P
     with tinyrun.one_thread():
         with pytest.raises(ValueError, match=f"nothing could be scored 2 times in a row, .*: flowrl train --resume {folder}$"):
             outage(folder, Stands(None, 2), {"run.save_every": 100})
-        assert tinyrun.final(folder)[0] == 3
+        at, state = tinyrun.final(folder)
+        assert at == 3 and state["states"]["rewards"]["judge"] == {"scored": 8, "failed": 0}, "as if they had not been"
         outage(folder, Stands(None, 10**6), resume=True)
         monkeypatch.setattr(run, "EMPTY", 5)
         outage(tmp_path / "whole", Stands(None, 2, 6), {"run.save_every": 100})

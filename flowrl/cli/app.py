@@ -97,7 +97,7 @@ def sentence(error: Exception) -> str:
     """What an error says, without the errno notation of OSError."""
     # Python's own words; whoever needs a package says what for
     if isinstance(error, ModuleNotFoundError) and str(error).startswith("No module named"):
-        return f"the Python package {error.name!r} is not installed here; pip install it"
+        return f"the Python package {error.name!r} is not installed here: pip install it"
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         return f"{error.filename}: {error.strerror.lower()}"
     return str(error) or f"{type(error).__name__} (FLOWRL_DEBUG=1 shows where)"

@@ -68,8 +68,8 @@ def _table(values: Mapping[str, Sequence[float]], prompts: Prompts) -> None:
     widest = max(map(len, images.values()))
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("reward", "task", "mean", "95 % interval", "captions", "not scored"):
-        told = title in ("reward", "task")
-        table.add_column(title, justify="left" if told else "right", no_wrap=not told, overflow="fold")
+        left = title in ("reward", "task")
+        table.add_column(title, justify="left" if left else "right", no_wrap=title != "reward", overflow="fold")
     for name, scores in values.items():
         if all(map(math.isnan, scores)):
             raise ValueError(f"reward {name!r} could not score any of the {len(scores)} images; look at its warnings")

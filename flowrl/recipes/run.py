@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import logging
 import signal
@@ -17,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from flowrl import checkpoint, data, dist, evaluate, export, settings
+from flowrl import checkpoint, data, dist, export, settings
 from flowrl.data import Prompts
 from flowrl.display import Display
 from flowrl.dist import World
@@ -37,6 +36,7 @@ from flowrl.types import Policy
 from . import build, strengths
 from .engine import engine, notes
 from .jury import Jury, spread
+from .result import outcome
 
 log = logging.getLogger("flowrl")
 KEPT = 1.2
@@ -360,7 +360,7 @@ def _finish(parts: Parts, session: Session, jury: Jury, folder: RunFolder) -> Re
     """After: the protocol again, the adapter at several strengths, the weights for others, result.json and the report."""
     world = parts.world
     after = _judged(jury, "after", session, folder) if len(jury.held) else None
-    result = _result(parts, session, jury, folder, after)
+    result = outcome(parts, session, jury, folder, after)
     few = jury.held.take(spread(len(jury.held), strengths.shown(parts.policy)))
     drawn = strengths.drawn(parts, session, few) if len(few) and parts.recipe.policy.lora.rank else {}
     with world.together():
@@ -385,67 +385,3 @@ def _export(parts: Parts, folder: RunFolder, iterations: int, drawn: Mapping[flo
         write_comfy(folder.lora, adapters(parts.policy.modules), about(parts.recipe, pipeline, iterations, sides))
     except ValueError as error:  # the run is done, and its weights are safe
         log.warning("no file for ComfyUI: %s", error)
-
-
-def _result(parts: Parts, session: Session, jury: Jury, folder: RunFolder, after: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What result.json holds."""
-    recipe = parts.recipe
-    result: dict[str, Any] = {
-        "method": recipe.method.name,
-        "model": recipe.policy.model,
-        "seed": recipe.run.seed,
-        "iterations": session.iteration,
-        "minutes": (session.books.get("elapsed", 0.0) + jury.seconds) / 60,
-        "folder": str(folder.path),
-        "notes": notes(parts.method),
-        "versions": versions(),
-        "timing": {
-            "before": session.books.get("before", {}).get("seconds"),
-            "train": session.seconds,
-            "after": after and after["seconds"],
-        },
-        "protocol": {
-            "captions": len(jury.held),
-            "images": recipe.evaluate.images,
-            "steps": recipe.evaluate.steps,
-            "guidance": parts.policy.guidance if recipe.evaluate.guidance is None else recipe.evaluate.guidance,
-            "judge": next(iter(jury.judges)),
-        },
-    }
-    if "stopped" in session.books:
-        told = result["stopped"] = session.books["stopped"]
-        why = f"Stopped at iteration {told['at']} by its guards, and ended with the checkpoint of iteration {told['kept']}"
-        result["notes"] = [*result["notes"], f"{why}: {'; '.join(told['why'])}."]
-    if after is not None:
-        result |= compared(session.books["before"], after, jury.tasks)
-    return result
-
-
-def compared(before: Mapping[str, Any], after: Mapping[str, Any], tasks: list[str | None]) -> dict[str, Any]:
-    """The headline judge's accuracies and paired gain; further judges under "judges", feature distances under "diversity"."""
-    out: dict[str, Any] = {}
-    for i, name in enumerate(before["scores"]):
-        old, new = np.array(before["scores"][name], dtype=float), np.array(after["scores"][name], dtype=float)
-        if i and not (np.isfinite(old).any(1) & np.isfinite(new).any(1)).any():
-            continue  # a judge beside the headline that was not there
-        first, last = evaluate.summarise(old, tasks), evaluate.summarise(new, tasks)
-        pair = {"before": first, "after": last, "gain": evaluate.gain(old, new, tasks)}
-        if i == 0:
-            out |= pair
-        else:
-            out.setdefault("judges", []).append({"name": name, **{k: v["score"] for k, v in pair.items()}})
-    if before["diversity"] is not None:
-        out["diversity"] = {"before": before["diversity"], "after": after["diversity"]}
-    return out
-
-
-def versions() -> dict[str, str]:
-    """Of the packages whose numbers matter."""
-    names = ("flowrl-toolkit", "torch", "diffusers", "transformers", "peft", "numpy")
-    out = {}
-    for name in names:
-        try:
-            out[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            out[name] = "not installed"
-    return out
