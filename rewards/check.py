@@ -18,7 +18,7 @@ PACKAGES = ("torch", "transformers", "open_clip_torch", "pillow")
 QUALITY = frozenset({"aesthetic", "deqa", "nsfw", "musiq"})
 REFERENCE = frozenset({"similarity", "lpips", "gram", "style"})
 TEXT = frozenset({"ocr"})
-RULES = frozenset({"shapes", "motion", "flicker", "jpeg_compressibility", "jpeg_incompressibility"})
+RULES = frozenset({"shapes", "shapes_video", "motion", "flicker", "jpeg_compressibility", "jpeg_incompressibility"})
 """Without weights, and not made for pictures like these."""
 
 
