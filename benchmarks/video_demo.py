@@ -65,6 +65,35 @@ def run(arm: str, seed: int, iterations: int, out: Path) -> dict[str, Any]:
     }
 
 
+def judged_again(out: Path) -> None:
+    """Has the second judge see the runs below `out` anew: the protocol's videos, by plain diffusers with the exported weights."""
+    from flowrl import settings
+    from flowrl.models import embedded
+    from flowrl.shapes_video import measure, protocol, verify
+    from flowrl.shapes_video.judge import judge
+
+    rows = [row for row in protocol.rows() for _ in range(protocol.VIDEOS)]
+
+    def seen(weights: Path | None) -> dict[str, float]:
+        pipe = measure.load(embedded("shapes_video"))
+        if weights is not None:
+            pipe.load_lora_weights(str(weights))
+        videos = measure.protocol_videos(pipe)
+        return {"strict": float(verify.score(videos, rows).mean()), "judge": float(judge(videos, rows).mean())}
+
+    base, lines = seen(None), []
+    for line in TOLD.read_text().splitlines():
+        row = json.loads(line)
+        folder = out / f"{row['arm']}-{row['seed']}"
+        done = "stopped" not in row and (folder / "result.json").exists()
+        if done and settings.load(folder / "run.yaml").optim.lr == row["rate"]:
+            after = seen(folder / "lora")
+            row["judge"] = {"before": base["judge"], "after": after["judge"], "gain": after["judge"] - base["judge"]}
+            row["diffusers"] = {"before": base["strict"], "after": after["strict"]}
+        lines.append(json.dumps(row))
+    TOLD.write_text("\n".join(lines) + "\n")
+
+
 def report() -> None:
     """Writes the page."""
     every = [json.loads(line) for line in TOLD.read_text().splitlines()]
@@ -121,8 +150,11 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, default=40)
     parser.add_argument("--out", type=Path, default=Path("runs/video"))
     parser.add_argument("--report", action="store_true", help="write the page from the runs told so far")
+    parser.add_argument("--judge-again", action="store_true", help="of the runs below --out")
     args = parser.parse_args()
-    for arm in args.arms if not args.report else ():
+    if args.judge_again:
+        judged_again(args.out)
+    for arm in () if args.report or args.judge_again else args.arms:
         for seed in args.seeds:
             line = run(arm, seed, args.iterations, args.out)
             with TOLD.open("a") as told:
