@@ -83,7 +83,7 @@ def walking(
 
     def predict(x: Tensor, sigma: Tensor, slot: Tensor) -> Tensor:
         with nullcontext() if witness is None else witness.over(sigma):
-            return policy.predict(x, sigma, cond.take(torch.tensor([where[int(s)] for s in slot.tolist()], device=slot.device)))
+            return policy.predict(x, sigma, cond.take(torch.tensor([where[int(s)] for s in slot.tolist()])))
 
     under_way = progress(
         plan,

@@ -298,7 +298,7 @@ def _named(policy: Policy, work: Work, noise: Source, witness: Witness | None) -
         return "it was equal when the run started; a kernel is not deterministic, or the weights were changed from outside"
     batch = form(q, q.slices[0], ro, noise)
     with watched(policy.network) as replay:
-        policy.predict(batch.x, batch.sigma, cond.take(batch.slot.to(batch.x.device)))
+        policy.predict(batch.x, batch.sigma, cond.take(batch.slot))
     return difference(witness.trace, replay)
 
 

@@ -75,7 +75,7 @@ def form(q: Queries, rows: Tensor, ro: Rollout, noise: Source) -> Batch:
 
 def _answers(policy: Policy, weights: Weights, needs: Sequence[str], batch: Batch, cond: Cond) -> dict[str, Tensor]:
     """Predictions under every weight set the objective needs; only "current" carries gradients."""
-    mine, u = cond.take(batch.slot.to(batch.x.device)), {}
+    mine, u = cond.take(batch.slot), {}
     for name in needs:
         with torch.no_grad(), weights.using(name):
             u[name] = answer(policy, batch, mine)
@@ -103,7 +103,7 @@ def anchored(policy: Policy, ro: Rollout, q: Queries, cond: Cond, noise: Source)
     with torch.no_grad():
         for rows in recorded:
             batch = form(q, rows, ro, noise)
-            mine = cond.take(batch.slot.to(batch.x.device))
+            mine = cond.take(batch.slot)
             u[q.row_prompt[rows], q.old[rows]] = answer(policy, batch, mine).to(u)
     return replace(ro, u=u)
 

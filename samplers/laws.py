@@ -33,7 +33,7 @@ def _flow(sigma: Tensor) -> Tensor:
 
 
 def _number(value: Level, like: Tensor) -> Tensor:
-    return torch.as_tensor(value, dtype=like.dtype, device=like.device)
+    return value.to(like) if isinstance(value, Tensor) else torch.full((), value, dtype=like.dtype, device=like.device)
 
 
 def _within(law: str, name: str, value: Level, most: float = math.inf) -> None:

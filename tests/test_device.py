@@ -67,12 +67,14 @@ def on(device: str, folder: Path, dtype: str) -> DiffusersPolicy:
 
 
 Predict = Callable[[Tensor, Tensor, Cond], Tensor]
+ROWS, SWAPPED = torch.tensor([0, 1, 1]), torch.tensor([1, 0])
+"""Slots as the loop has them: real numbers on the CPU."""
 
 
 def loss(p: DiffusersPolicy, device: str, predict: Predict | None = None) -> Tensor:
     """Rollout step, density, replay, clipped ratio: what a training slice does."""
     predict = predict or p.predict
-    cond = p.encode(PROMPTS).take(torch.tensor([0, 1, 1], device=device))
+    cond = p.encode(PROMPTS).take(ROWS)
     x, z = torch.randn(3, *p.latent_shape(), device=device), torch.randn(3, *p.latent_shape(), device=device)
     sigma = torch.full((3,), 0.8, device=device)
     a, b, s = p.path.coefficients(sigma, sigma - 0.1, *laws.flow_sde(0.7)(sigma, sigma - 0.1, 0.9, alpha=p.path.alpha))
@@ -118,7 +120,7 @@ def test_levels_and_slots_may_come_from_the_host(folder: Path) -> None:
     with FakeTensorMode():
         p = on("cuda", folder, "bfloat16")
         x = torch.randn(2, *p.latent_shape(), device="cuda")
-        assert p.predict(x, torch.tensor([0.5, 0.4]), p.encode(PROMPTS).take(torch.tensor([1, 0]))).device.type == "cuda"
+        assert p.predict(x, torch.tensor([0.5, 0.4]), p.encode(PROMPTS).take(SWAPPED)).device.type == "cuda"
 
 
 def host_tensor(p: DiffusersPolicy) -> Predict:

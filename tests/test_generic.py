@@ -10,14 +10,16 @@ from typing import Any
 import pytest
 import torch
 from diffusers import StableDiffusion3Pipeline
-from families.unnamed import CASES, WHOLE
+from families import unnamed, unnamed_more
+from families.case import Case
+from families.cogview4 import cogview4
 from test_conformance import subject
 from tiny import sd3_pipeline
 
 import flowrl
 from flowrl import models
 from flowrl.conformance import CHECKS
-from flowrl.models.generic import Generic
+from flowrl.models.generic import Generic, Unknown
 from flowrl.recipe import PolicySpec
 from flowrl.samplers import paths
 
@@ -33,6 +35,9 @@ class OddPipeline(StableDiffusion3Pipeline):
     feed: Callable[[torch.Tensor, int], torch.Tensor] = staticmethod(lambda x, step: x)
     clock: Callable[[torch.Tensor], torch.Tensor] = staticmethod(lambda sigma: 1000 * sigma)
     answer: Callable[[torch.Tensor], torch.Tensor] = staticmethod(lambda u: u)
+    begin: Callable[[torch.Tensor], torch.Tensor] = staticmethod(lambda latents: latents)
+    tell: Callable[[float, torch.Tensor], torch.Tensor] = staticmethod(lambda scale, embeds: embeds)
+    combines: bool = True
 
     @torch.no_grad()
     def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -49,11 +54,11 @@ class OddPipeline(StableDiffusion3Pipeline):
     ) -> Any:
         texts = [prompt] if isinstance(prompt, str) else list(prompt)
         away = [negative_prompt or ""] * len(texts) if isinstance(negative_prompt, str | None) else negative_prompt
-        guided = guidance_scale > 1
+        guided = guidance_scale > 1 and self.combines
         embeds, negative, pooled, negative_pooled = self.encode_prompt(
             texts, texts, texts, negative_prompt=away, do_classifier_free_guidance=guided, max_sequence_length=max_sequence_length
         )
-        x = torch.randn(len(texts), 4, 8, 8, generator=generator) if latents is None else latents
+        x = torch.randn(len(texts), 4, 8, 8, generator=generator) if latents is None else self.begin(latents)
         self.scheduler.set_shift(self.shift(texts[0]))
         self.scheduler.set_timesteps(num_inference_steps)
         for i, t in enumerate(self.scheduler.timesteps):
@@ -63,7 +68,7 @@ class OddPipeline(StableDiffusion3Pipeline):
                 given = {"encoder_hidden_states": embeds, "pooled_projections": pooled}
                 return self.transformer(hidden_states=self.feed(x, i), timestep=time, **given, return_dict=False)[0]
 
-            u = ask(embeds, pooled)
+            u = ask(self.tell(guidance_scale, embeds), pooled)
             if guided:
                 u = self.guide(ask(negative, negative_pooled), u, guidance_scale, i)
             x = self.scheduler.step(self.answer(u), t, x, return_dict=False)[0]
@@ -105,6 +110,14 @@ REFUSED = {
     "a curved time": ({"clock": lambda sigma: 1000 * sigma**2}, "the argument 'timestep' is no line in the level"),
     "no time at all": ({"clock": lambda sigma: 0 * sigma + 5}, "no argument of the network changes with the level"),
     "an answer that is bent": ({"answer": lambda u: u.tanh()}, "is not the network's answer"),
+    "latents that are not taken as they are": (
+        {"begin": lambda latents: 2 * latents},
+        "given latents, it does not begin with them",
+    ),
+    "guidance that reaches the network in a text": (
+        {"tell": lambda scale, embeds: (1 + scale) * embeds, "combines": False},
+        "the argument 'encoder_hidden_states' changes with the guidance, and is not one number a row",
+    ),
     "a schedule that follows the prompt": (
         {"shift": lambda prompt: 3.0 + len(prompt) / 10},
         r"cannot be trusted: the check '(schedule|pipeline)' failed",
@@ -120,14 +133,14 @@ def test_what_is_not_understood_is_refused_with_the_reason(case: str) -> None:
 
 
 def test_a_network_that_answers_otherwise_under_checkpointing_is_refused() -> None:
-    case = next(case for case in CASES if case.name == "chroma")
+    case = next(case for case in unnamed.CASES if case.name == "chroma")
     spec = PolicySpec(dtype="float32", steps=3, checkpointing=True, **case.spec)
     with pytest.raises(ValueError, match="ChromaPipeline has no family.*the check 'ratio' failed"):
         flowrl.load_policy(case.make(), spec=spec)
 
 
 def test_a_diffusion_without_a_family_is_trained_as_a_whole(tmp_path: Path) -> None:
-    made = subject(WHOLE, tmp_path)
+    made = subject(unnamed.WHOLE, tmp_path)
     made.build = models.load_policy
     for check in ("schedule", "pipeline", "quiet", "encode", "decode", "lanes", "memory"):
         assert not [f for f in CHECKS[check](made) if not f.passed], check
@@ -136,8 +149,28 @@ def test_a_diffusion_without_a_family_is_trained_as_a_whole(tmp_path: Path) -> N
         _ = made.adapted
 
 
-def test_families_without_a_file_are_four_or_more() -> None:
+@pytest.mark.parametrize("case", unnamed_more.HERE, ids=lambda case: case.name)
+def test_models_that_no_folder_keeps_small_are_verified_here(case: Case) -> None:
+    spec = PolicySpec(dtype="float32", steps=3, **case.spec)  # pyright: ignore[reportArgumentType]
+    how = flowrl.load_policy(case.make(), spec=spec).family.convention  # pyright: ignore[reportAttributeAccessIssue]
+    seen = (how.combine, how.joined, how.first, how.sign, how.rows.get("encoder_hidden_states_llama3"))
+    assert seen == (("linear", False, False, 1, None) if case.name == "hunyuan-video-1.5" else ("linear", True, True, -1, 1))
+
+
+def test_guidance_that_is_told_is_not_combined() -> None:
+    case = unnamed_more.CASES[0]
+    family = Generic(case.make(), PolicySpec(dtype="float32", **case.spec))  # pyright: ignore[reportArgumentType]
+    assert (family.embeds, family.guidance, family.convention.combine, family.grid) == (True, 4.0, None, (4, 6))
+    assert family.convention.told["guidance"].factor == 1
+
+
+def test_a_time_of_another_level_than_the_schedules_needs_a_family() -> None:
+    with pytest.raises(Unknown, match="the argument 'timestep' is no line in the level"):
+        Generic(cogview4(), SPEC)
+
+
+def test_families_without_a_file_are_eight_or_more() -> None:
     from flowrl.models import FAMILIES
 
-    kinds = {type(case.make()).__name__ for case in CASES}
-    assert len(kinds - set(FAMILIES)) >= 4
+    kinds = {type(case.make()).__name__ for case in (*unnamed.CASES, *unnamed_more.CASES, *unnamed_more.HERE)}
+    assert len(kinds - set(FAMILIES)) >= 8

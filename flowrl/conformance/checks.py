@@ -21,7 +21,7 @@ from flowrl.samplers.noise import Source
 from flowrl.types import Credit
 
 from .plain import traced
-from .subject import STEPS, Subject, parameters
+from .subject import Subject, parameters, steps_of
 
 LIMITS = {"float32": 1e-5, "bfloat16": 0.06, "float16": 0.02}
 """Largest difference from the pipeline: of images in [0, 1], and of latents divided by their own largest value above 1. In half
@@ -50,7 +50,7 @@ def _within(check: str, measured: float, limit: float, said: str = "") -> Findin
 
 def final(policy: DiffusersPolicy, start: Tensor, cond: Cond) -> Tensor:
     """Last states of the deterministic chain, one prompt at a time, as pipelines draw them."""
-    sigmas = policy.sigmas(STEPS)
+    sigmas = policy.sigmas(steps_of(policy))
     out = []
     for i in range(len(start)):
         row = cond.take(torch.tensor([i]))
@@ -74,7 +74,7 @@ def schedule(subject: Subject) -> Iterator[Finding]:
         theirs = drawn[0]["sigmas"] if drawn else np.zeros(0)
         if name == "lora" or not len(theirs) or subject.plain.path is not paths.flow:
             continue  # schedulers of a variance-preserving path have no such list; `pipeline` would show a wrong level
-        ours = subject.plain.sigmas(STEPS).numpy()
+        ours = subject.plain.sigmas(steps_of(subject.plain)).numpy()
         gap = float(np.abs(ours - theirs).max()) if ours.shape == theirs.shape else float("inf")
         said = f"levels {np.round(ours, 4).tolist()}, the pipeline's {np.round(theirs, 4).tolist()}"
         yield _within(f"schedule, {name}", gap, 0.0, said)
@@ -113,7 +113,7 @@ def pipeline(subject: Subject) -> Iterator[Finding]:
 
 def _parting(subject: Subject, name: str, policy: DiffusersPolicy, cond: Cond) -> str:
     """The first module that answers the first call otherwise than in the pipeline."""
-    sigma = policy.sigmas(STEPS)[:1].float()
+    sigma = policy.sigmas(steps_of(policy))[:1].float()
     with torch.no_grad(), traced(policy.modules[policy.family.modules[0]]) as ours:
         policy.velocity(subject.start()[:1], sigma, cond.take(torch.tensor([0])))
     theirs = subject.trace(name)
@@ -133,7 +133,7 @@ def quiet(subject: Subject) -> Iterator[Finding]:
     law = _law(policy, 0.0)
     with torch.no_grad():
         x = subject.start()
-        sigmas = policy.sigmas(STEPS)
+        sigmas = policy.sigmas(steps_of(policy))
         for here, there in pairwise(sigmas):
             c, s = law(here, there, sigmas[1], alpha=policy.path.alpha)
             a, b, s = (t.expand(len(x)).float().to(x.device) for t in policy.path.coefficients(here, there, c, s))
@@ -148,7 +148,8 @@ def _law(policy: DiffusersPolicy, level: float) -> Law:
 
 def record(policy: DiffusersPolicy, cond: Cond, group: int = 2) -> Rollout:
     """Noisy chains of every prompt, sampled in slices of 3 rows."""
-    plan = chains(policy.sigmas(STEPS), _law(policy, 0.7), range(STEPS - 1), group)
+    steps = steps_of(policy)
+    plan = chains(policy.sigmas(steps), _law(policy, 0.7), range(steps - 1), group)
     source = Source(0, 0)
     return rollout(
         plan,
@@ -201,7 +202,7 @@ def encode(subject: Subject) -> Iterator[Finding]:
     same = all(torch.equal(part, together.rows[i][name]) for i, cond in enumerate(alone) for name, part in cond.rows[0].items())
     yield Finding("encode, alone and together", same, said="" if same else "the same prompt is encoded otherwise beside another")
     if not policy.spec.offload and len(subject.prompts) > 1:
-        x, sigma = subject.start(), policy.sigmas(STEPS)[1].float().expand(len(subject.prompts))
+        x, sigma = subject.start(), policy.sigmas(steps_of(policy))[1].float().expand(len(subject.prompts))
         with torch.no_grad():
             both = policy.velocity(x, sigma, together)
             each = torch.cat([policy.velocity(x[i : i + 1], sigma[:1], cond) for i, cond in enumerate(alone)])
@@ -244,7 +245,7 @@ def frozen(subject: Subject) -> Iterator[Finding]:
 def lanes(subject: Subject) -> Iterator[Finding]:
     """A batch of several levels is answered like each level alone."""
     policy = subject.plain
-    sigmas = policy.sigmas(STEPS)[:-1].float()
+    sigmas = policy.sigmas(steps_of(policy))[:-1].float()
     rows = torch.arange(len(sigmas)) % len(subject.prompts)
     cond, x = subject.cond(policy, subject.guides()).take(rows), subject.start(len(sigmas), seed=3)
     with torch.no_grad():
@@ -262,7 +263,7 @@ def gradients(subject: Subject) -> Iterator[Finding]:
 
 
 def _reached(subject: Subject, policy: DiffusersPolicy) -> Iterator[Finding]:
-    cond, sigmas = subject.cond(policy, subject.guides()), policy.sigmas(STEPS)[:-1].float()
+    cond, sigmas = subject.cond(policy, subject.guides()), policy.sigmas(steps_of(policy))[:-1].float()
     named = dict(policy.trainable())
     rows = torch.arange(len(sigmas)) % len(cond)
     x, cond = subject.start(len(sigmas), seed=4), cond.take(rows)

@@ -1,8 +1,8 @@
 """The other side of the comparison: diffusers' own pipeline, run as a file in a process that never imports flowrl.
 
-`python plain.py jobs.json`: each job is {model, dtype, call, prompts, images, latents, out, lora, network}. Of every prompt, alone:
-<out>.<n>.npz with latents (after the last step), images (as the pipeline returns them, in [0, 1]) and sigmas; <out>.trace.json with
-what each module of the network answered in the first call; <out>.error where the job failed.
+`python plain.py jobs.json`: each job is {model, dtype, call, prompts, images, latents, out, lora, network, guider}. Of every
+prompt, alone: <out>.<n>.npz with latents (after the last step), images (as the pipeline returns them, in [0, 1]) and sigmas;
+<out>.trace.json with what each module of the network answered in the first call; <out>.error where the job failed.
 """
 
 from __future__ import annotations
@@ -64,6 +64,8 @@ def loaded(model: str, dtype: str) -> Any:
     if config.get("prediction_type") == "flow_prediction" or config.get("use_flow_sigmas"):
         shift = config.get("flow_shift") or 1.0
         pipe.scheduler = diffusers.FlowMatchEulerDiscreteScheduler(num_train_timesteps=config["num_train_timesteps"], shift=shift)
+    elif name == "CogVideoXDPMScheduler":
+        pipe.scheduler = diffusers.CogVideoXDDIMScheduler.from_config(config)
     elif name.startswith(DDIM):
         spacing = "trailing" if config.get("timestep_spacing") == "trailing" else "leading"
         plain = {"timestep_spacing": spacing, "clip_sample": False, "thresholding": False}
@@ -94,6 +96,8 @@ def drawn(pipe: Any, job: dict[str, Any], number: int) -> dict[str, np.ndarray]:
     if "callback_on_step_end" not in inspect.signature(type(pipe).__call__).parameters:
         pipe.scheduler.step, told = step, {}
     call = dict(job["call"])
+    if job["guider"] is not None:
+        pipe.guider.guidance_scale = job["guider"]
     if shown := [Image.open(file).convert("RGB") for file in job["images"][number]]:
         call["image"] = shown if len(shown) > 1 else shown[0]
     start = torch.from_numpy(np.load(job["latents"]))[number : number + 1]
@@ -108,8 +112,10 @@ def drawn(pipe: Any, job: dict[str, Any], number: int) -> dict[str, np.ndarray]:
     last = kept[-1]
     if last.ndim == 3 and start.ndim == 4:  # FLUX.2 is given [C, H, W], and keeps it as tokens
         last = last.mT.reshape(start.shape)
-    sigmas = getattr(pipe.scheduler, "sigmas", torch.zeros(0))
-    return {"latents": last.float().numpy(), "images": images, "sigmas": torch.as_tensor(sigmas).double().numpy()}
+    sigmas = torch.as_tensor(getattr(pipe.scheduler, "sigmas", torch.zeros(0))).double()
+    if pipe.scheduler.config.get("invert_sigmas"):  # Mochi's are 1 at data
+        sigmas = 1 - sigmas
+    return {"latents": last.float().numpy(), "images": images, "sigmas": sigmas.numpy()}
 
 
 def draw(pipe: Any, job: dict[str, Any]) -> None:

@@ -22,10 +22,13 @@ from flowrl.models.family import Begins
 from flowrl.models.policy import DiffusersPolicy
 from flowrl.models.prompts import Cond, asked
 from flowrl.recipe import LoraSpec, PolicySpec
+from flowrl.samplers import paths
 
 from .plain import draw
 
 STEPS = 3
+DIFFUSED = 4
+"""Steps on a variance-preserving diffusion: of the usual 1000 times they are a whole part, as DDIM's trailing spacing asks."""
 SCALE = 0.3  # of the noise an adapter is filled with, so that it does something
 
 
@@ -137,7 +140,7 @@ class Subject:
             given = {key: part.float() for key, part in cond.batch().items()}
             begin = family.begin if isinstance(family, Begins) else family.whole
             np.save(latents, begin(self.start(), given).float().cpu().numpy())
-        call = {**family.call_pipeline(cond.guidance), "num_inference_steps": STEPS}
+        call = {**family.call_pipeline(cond.guidance), "num_inference_steps": steps_of(policy)}
         if cond.negatives is not None and "negative_prompt" in inspect.signature(type(policy.pipe).__call__).parameters:
             call.setdefault("negative_prompt", self.spec.negative)  # FLUX.2 always takes the empty one
         return {
@@ -147,11 +150,17 @@ class Subject:
             "lora": None if lora is None else str(lora),
             "network": family.modules[0],
             "call": call,
+            "guider": max(cond.guidance, 1.0) if hasattr(getattr(policy.pipe, "guider", None), "guidance_scale") else None,
             "prompts": list(self.prompts),
             "images": [files for _, files, _ in asked(self.prompts, self.images)],
             "latents": str(latents),
             "out": str(self.work / name),
         }
+
+
+def steps_of(policy: DiffusersPolicy) -> int:
+    """Of every run that is compared."""
+    return STEPS if policy.path is paths.flow else DIFFUSED
 
 
 def run(jobs: Sequence[dict[str, object]], work: Path) -> None:

@@ -124,7 +124,7 @@ def _backward(
 ) -> list[Answer]:
     """Adds the gradients of some rows' loss / count to the weights, view by view."""
     method, policy = parts.method, parts.policy
-    mine = cond.take(torch.tensor([p for p, _ in units], device=parts.world.device))
+    mine = cond.take(torch.tensor([p for p, _ in units]))
 
     def ask(x: Tensor, sigma: Tensor) -> Tensor:
         answer = policy.predict(x, sigma, mine)
@@ -173,7 +173,7 @@ def _valued(
     for rows in torch.arange(len(view.x0)).split(max(1, policy.decode_rows() // 4)):
         at = rows.to(view.x0.device)
         x0 = view.x0.detach()[at].requires_grad_()
-        whole, values = _relative(policy.images(x0, cond.take(at)), view, rows, prompts, rewards)
+        whole, values = _relative(policy.images(x0, cond.take(rows)), view, rows, prompts, rewards)
         good = whole.isfinite()
         each = torch.where(good, method.loss(whole), 0) * view.share
         (found,) = torch.autograd.grad(each.sum(), x0)

@@ -31,7 +31,7 @@ class Cond:
         return len(self.rows)
 
     def take(self, slots: Tensor) -> Cond:
-        """The rows of these slots [N], repeats allowed."""
+        """The rows of these slots [N], repeats allowed. Slots on the CPU are read without waiting for the device."""
         at = slots.tolist()
         negatives = None if self.negatives is None else tuple(self.negatives[i] for i in at)
         return replace(self, rows=tuple(self.rows[i] for i in at), negatives=negatives)

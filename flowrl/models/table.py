@@ -8,6 +8,7 @@ from typing import Any
 
 from flowrl.recipe import PolicySpec
 
+from .cogview4 import CogView4
 from .family import Family
 from .flux import Flux, kontext
 from .flux2 import Flux2Klein
@@ -28,6 +29,7 @@ FAMILIES: dict[str, Callable[[Any, PolicySpec], Family]] = {
     "FluxPipeline": Flux,  # dev, schnell
     "FluxKontextPipeline": kontext,
     "Flux2KleinPipeline": Flux2Klein,
+    "CogView4Pipeline": CogView4,
     "HunyuanVideoPipeline": HunyuanVideo,
     "HunyuanVideoImageToVideoPipeline": HunyuanVideoImage,  # latents beside the first frame, or after it
     "HunyuanSkyreelsImageToVideoPipeline": SkyReels,

@@ -11,8 +11,6 @@ from diffusers import (
     AutoencoderKLLTXVideo,
     ChromaPipeline,
     ChromaTransformer2DModel,
-    CogView4Pipeline,
-    CogView4Transformer2DModel,
     DPMSolverMultistepScheduler,
     FlowMatchEulerDiscreteScheduler,
     LTXPipeline,
@@ -30,8 +28,6 @@ from torch import nn
 from transformers import (
     Gemma2Config,
     Gemma2Model,
-    GlmConfig,
-    GlmModel,
     PreTrainedTokenizerFast,
     T5Config,
     T5EncoderModel,
@@ -128,30 +124,6 @@ def lumina2() -> Lumina2Pipeline:
         lively(network, scale=1.5)
         names = words()
         return quiet(Lumina2Pipeline(network, flow(shift=6.0), vae(), decoder(Gemma2Model, Gemma2Config, len(names)), names))
-
-
-def cogview4() -> CogView4Pipeline:
-    """Two calls, sizes among the arguments, text padded on the left to a multiple of 16, a square-root shift."""
-    with seeded(1):
-        network = CogView4Transformer2DModel(
-            patch_size=2,
-            in_channels=4,
-            out_channels=4,
-            num_layers=2,
-            attention_head_dim=8,
-            num_attention_heads=2,
-            text_embed_dim=16,
-            time_embed_dim=8,
-            condition_dim=4,
-            pos_embed_max_size=8,
-            sample_size=8,
-            rope_axes_dim=(8, 8),
-        )
-        lively(network, scale=2.0)
-        names = words()
-        scheduler = flow(use_dynamic_shifting=True, time_shift_type="linear", base_shift=0.25, max_shift=0.75)
-        plain = vae(shift_factor=0.0)
-        return quiet(CogView4Pipeline(names, decoder(GlmModel, GlmConfig, len(names)), plain, network, scheduler))
 
 
 def chroma() -> ChromaPipeline:
@@ -267,9 +239,7 @@ def pixart() -> PixArtSigmaPipeline:
 CASES = [
     Case("lumina2", lumina2, {"guidance": 4.0, "height": 32, "width": 32, "max_sequence_length": 32}),
     # diffusers 0.42.1 drops the attention mask of Chroma's single blocks under checkpointing
-    Case(
-        "chroma", chroma, {"guidance": 4.0, "height": 32, "width": 32, "max_sequence_length": LENGTH}, saving=(False,)
-    ),
+    Case("chroma", chroma, {"guidance": 4.0, "height": 32, "width": 32, "max_sequence_length": LENGTH}, saving=(False,)),
     Case("ltx", ltx, {"guidance": 3.0, "height": 32, "width": 32, "frames": 9, "max_sequence_length": LENGTH}),
     Case("sana", sana, {"guidance": 4.5, "height": 32, "width": 32, "max_sequence_length": LENGTH}),
 ]

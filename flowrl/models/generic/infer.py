@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,29 +28,38 @@ class Unknown(ValueError):
 
 
 @dataclass(frozen=True)
-class Time:
-    """An argument that is factor * clock + offset, rounded where it is an integer; shape: its own, without the batch. The clock is
-    sigma on a flow, and the trained time of a variance-preserving diffusion."""
+class Line:
+    """An argument that is factor * x + offset, rounded where it is an integer; shape: its own, without the batch. x is the
+    guidance, or the clock: sigma on a flow, and the trained time of a variance-preserving diffusion."""
 
     factor: float
     offset: float
     dtype: torch.dtype
     shape: tuple[int, ...]
 
+    def at(self, x: Tensor) -> Tensor:
+        """x [N] -> the argument [N, ...]."""
+        told = self.factor * x + self.offset
+        told = (told if self.dtype.is_floating_point else told.round()).to(self.dtype)
+        return told.view(-1, *[1] * len(self.shape)).expand(-1, *self.shape)
+
 
 @dataclass(frozen=True)
 class Convention:
-    """state: the argument that holds the state, with dimensions of 1 inserted at `inserted`.  times: arguments by path.
-    rows: paths of what differs by prompt; template: the whole call, as it was made for one row.
-    sign: of the answer; channels: how many of its first ones are the prediction, None for all.
+    """state: the argument that holds the state, with dimensions of 1 inserted at `inserted`; constant channels may follow it.
+    times: what follows the clock, by path; told: what follows the guidance.
+    rows: what differs by prompt, with the dimension along which it does; template: the whole call, as it was made for one row.
+    answered: the dims of an answer; sign: of it; channels: how many of its first ones are the prediction, None for all.
     combine, joined, first: how two predictions became one, whether they came from one call, and whether the negative is the first.
     """
 
     state: str
     inserted: tuple[int, ...]
-    times: Mapping[str, Time]
-    rows: frozenset[str]
+    times: Mapping[str, Line]
+    told: Mapping[str, Line]
+    rows: Mapping[str, int]
     template: Mapping[str, Any]
+    answered: tuple[int, ...]
     sign: int
     channels: int | None
     combine: str | None
@@ -76,17 +85,23 @@ def state_of(step: Step, call: Call) -> tuple[str, tuple[int, ...], int]:
                 wide = x
                 for d in inserted:
                     wide = wide.unsqueeze(d)
-                if wide.shape == value.shape and near(value, wide):
+                if near(value, wide) or (not inserted and _leads(value, x)):
                     return path, inserted, copies
     raise Unknown("no argument of the network is the state that the scheduler is given (scaled, joined with others, or a list?)")
 
 
-def times_of(steps: Sequence[Step], clock: Tensor, state: str) -> dict[str, Time]:
+def _leads(value: Tensor, x: Tensor) -> bool:
+    """Whether the state is followed by channels that are the same in every row, so that no prompt is in them."""
+    rest = value[:, x.shape[1] :] if value.ndim == x.ndim else value
+    return value.ndim == x.ndim and near(value[:, : x.shape[1]], x) and bool((rest == rest[:1]).all())
+
+
+def times_of(steps: Sequence[Step], clock: Tensor, state: str) -> dict[str, Line]:
     """Arguments that change from step to step, as lines in the clock [steps].
 
     Raises: Unknown for one that changes otherwise, or where none does.
     """
-    found: dict[str, Time] = {}
+    found: dict[str, Line] = {}
     every = [dict(leaves(step.calls[0].given)) for step in steps]
     for path, value in every[0].items():
         if path == state or not isinstance(value, int | float | Tensor) or isinstance(value, bool):
@@ -103,10 +118,36 @@ def times_of(steps: Sequence[Step], clock: Tensor, state: str) -> dict[str, Time
         slack = 0.5 if not told[0].is_floating_point() else 1e-3 * abs(factor)
         if float((factor * x + offset - y).abs().max()) > slack:
             raise Unknown(f"the argument {path!r} is no line in the level: {y.tolist()} at {x.tolist()}")
-        rounded = round(factor) if abs(factor) > 10 else round(factor, 3)
-        found[path] = Time(float(rounded), float(round(offset, 3)), told[0].dtype, tuple(told[0].shape[1:]))
+        found[path] = _line(factor, offset, told[0])
     if not found:
         raise Unknown("no argument of the network changes with the level, so it is not told the time")
+    return found
+
+
+def _line(factor: float, offset: float, seen: Tensor) -> Line:
+    rounded = round(factor) if abs(factor) > 10 else round(factor, 3)
+    return Line(float(rounded), float(round(offset, 3)), seen.dtype, tuple(seen.shape[1:]))
+
+
+def told_of(guided: Call, plain: Call, scale: float) -> dict[str, Line]:
+    """Arguments by which the network is told the guidance: those of a call at `scale` that differ from a call at 0.
+
+    Raises: Unknown for one that is not a number a row.
+    """
+    found: dict[str, Line] = {}
+    before = dict(leaves(plain.given))
+    for path, value in leaves(guided.given):
+        if not isinstance(value, int | float | Tensor) or isinstance(value, bool):
+            continue
+        if path not in before:
+            raise Unknown(f"the argument {path!r} is there with guidance only")
+        there, here = torch.as_tensor(value), torch.as_tensor(before[path])
+        if there.shape == here.shape and torch.equal(there, here):
+            continue
+        if there.shape != here.shape or bool((there != there.flatten()[0]).any()) or bool((here != here.flatten()[0]).any()):
+            raise Unknown(f"the argument {path!r} changes with the guidance, and is not one number a row")
+        zero = float(here.flatten()[0])
+        found[path] = _line((float(there.flatten()[0]) - zero) / scale, zero, there)
     return found
 
 
@@ -147,28 +188,29 @@ def _guess(step: Step, combine: Combine, sign: int, first: bool, channels: int |
     return sign * combine(positive.float(), negative.float(), scale, step.x.float(), level)
 
 
-def rows_of(one: Call, two: Call, state: str, times: Mapping[str, Time]) -> frozenset[str]:
-    """Paths of what holds a row a prompt: twice as long in a call for two prompts as in one for one.
+def rows_of(one: Call, two: Call, known: Collection[str]) -> dict[str, int]:
+    """What holds a row a prompt, and the dimension along which: 1 in a call for one prompt, 2 in one for two.  known: left out.
 
     Raises: Unknown for an argument that changes its shape otherwise.
     """
-    found: set[str] = set()
+    found: dict[str, int] = {}
     both = dict(leaves(two.given))
     for path, value in leaves(one.given):
-        if path == state or path in times or not isinstance(value, Tensor):
+        if path in known or not isinstance(value, Tensor):
             continue
         other = both.get(path)
         if not isinstance(other, Tensor):
             raise Unknown(f"the argument {path!r} is there for one prompt and not for two")
-        if value.ndim and other.ndim == value.ndim and len(other) == 2 * len(value) == 2:
-            found.add(path)
+        differ = [d for d in range(value.ndim) if other.ndim == value.ndim and other.shape[d] != value.shape[d]]
+        if len(differ) == 1 and (value.shape[differ[0]], other.shape[differ[0]]) == (1, 2):
+            found[path] = differ[0]
         elif other.shape != value.shape:
             raise Unknown(f"the argument {path!r} is {list(value.shape)} for one prompt and {list(other.shape)} for two")
-    return frozenset(found)
+    return found
 
 
-def learned(guided: Heard | None, plain: Heard, two: Heard, scale: float, clock: Tensor) -> Convention:
-    """From a run with guidance (None where the pipeline has none), one without, and one of two prompts. clock: of each step.
+def learned(guided: Heard, plain: Heard, two: Heard, scale: float, clock: Tensor) -> Convention:
+    """From a run with guidance `scale`, one without, and one of two prompts. clock: of each step.
 
     Raises: Unknown, with what is not understood.
     """
@@ -176,27 +218,40 @@ def learned(guided: Heard | None, plain: Heard, two: Heard, scale: float, clock:
     if len(steps) < 2 or any(len(step.calls) != 1 for step in steps):
         counts = [len(step.calls) for step in steps]
         raise Unknown(f"without guidance the network is called {counts} times a step, where once is understood")
-    state, inserted, copies = state_of(steps[0], steps[0].calls[0])
+    call = steps[0].calls[0]
+    state, inserted, copies = state_of(steps[0], call)
     if copies != 1:
         raise Unknown("without guidance the network is still given the state twice")
     times = times_of(steps, clock, state)
-    meaning = same_answer(_answer(steps[0]), steps[0].output)
+    answer = _answer(steps[0])
+    meaning = same_answer(answer, steps[0].output)
     if meaning is None:
         raise Unknown("what the scheduler is given is not the network's answer, nor its negative, nor a part of it")
-    rows = rows_of(steps[0].calls[0], two.steps[0].calls[0], state, times)
-    combine, joined, first = None, False, True
-    if guided is not None:
-        (counts,) = {len(step.calls) for step in guided.steps} if len({len(s.calls) for s in guided.steps}) == 1 else (0,)
-        _, _, copies = state_of(guided.steps[0], guided.steps[0].calls[0])
-        if (counts, copies) not in ((1, 2), (2, 1)):
-            raise Unknown(f"with guidance the network is called {counts} times a step on {copies} copies of the state")
-        joined = copies == 2
-        combine, *told, first = combined(guided.steps, scale, copies)
-        if tuple(told) != meaning:
-            raise Unknown("the answer means one thing with guidance and another without it")
+    told, two_as_one = _guided(guided, call, scale, meaning)
+    rows = rows_of(call, two.steps[0].calls[0], {state, *times, *told})
     return Convention(
-        state, inserted, times, rows, steps[0].calls[0].given, *meaning, combine=combine, joined=joined, first=first
+        state, inserted, times, told, rows, call.given, tuple(answer.shape[1:]), *meaning, *(two_as_one or (None, False, True))
     )
+
+
+def _guided(
+    heard: Heard, plain: Call, scale: float, meaning: tuple[int, int | None]
+) -> tuple[dict[str, Line], tuple[str, bool, bool] | None]:
+    """(what the network is told of the guidance, (combination, joined, negative first) or None where there is only one prediction).
+
+    Raises: Unknown for anything else.
+    """
+    counts = {len(step.calls) for step in heard.steps}
+    _, _, copies = state_of(heard.steps[0], heard.steps[0].calls[0])
+    if counts == {1} and copies == 1:
+        return told_of(heard.steps[0].calls[0], plain, scale), None
+    if counts not in ({1}, {2}) or copies != 3 - max(counts):
+        often = " or ".join(str(n) for n in sorted(counts))
+        raise Unknown(f"with guidance the network is called {often} times a step on {copies} copies of the state")
+    combine, *means, first = combined(heard.steps, scale, copies)
+    if tuple(means) != meaning:
+        raise Unknown("the answer means one thing with guidance and another without it")
+    return {}, (combine, copies == 2, first)
 
 
 def _answer(step: Step) -> Tensor:
@@ -204,5 +259,3 @@ def _answer(step: Step) -> Tensor:
     if answer is None:
         raise Unknown("the network's answer was not seen")
     return answer
-
-

@@ -136,4 +136,3 @@ def filled(value: Any, put: Callable[[str, Any], Any], name: str = "") -> Any:
     if type(value) in (list, tuple):
         return type(value)(filled(part, put, f"{name}/{i}") for i, part in enumerate(value))
     return put(name, value)
-
