@@ -104,19 +104,20 @@ def report() -> None:
         "",
         "Written by `benchmarks/video_demo.py`: recipe `shapes_video` (9 frames of 32 x 32), 96 held-out captions, four videos",
         "each, 20 steps, no guidance, the same noise before and after. Strict: the right object in every frame, moving as asked.",
-        "Motion: only that it moves as asked. The second judge is a network that shares no code with the reward. CPU minutes are",
-        "of one core, evaluations included; the machine was shared, so wall-clock minutes are not told. nan: not judged by the second",
-        "judge as it is now.",
+        "Motion: only that it moves as asked. The second judge is a network that shares no code with the reward. CPU minutes",
+        "are of one core, evaluations included; the machine was shared, so wall-clock minutes are not told. Without a second judge:",
+        "the run was judged by an earlier one, see assets/README.md.",
         "",
         "| | rate | strict before | strict after | change | standard error | motion | second judge | iterations | CPU minutes |",
         "|---" * 10 + "|",
     ]
     for row in rows:
         strict, motion, judge = row["strict"], row["motion"], row["judge"]
+        second = f"{judge['gain']:+.3f}" if judge else ""
         lines.append(
             f"| {ARMS[row['arm']]} {row['seed']} | {row['rate']:g} | {strict['before']:.3f} | {strict['after']:.3f} | "
             f"{strict['gain']:+.3f} | "
-            f"{strict['standard_error']:.3f} | {motion['before']:.3f} -> {motion['after']:.3f} | {judge['gain'] if judge else float('nan'):+.3f} | "
+            f"{strict['standard_error']:.3f} | {motion['before']:.3f} -> {motion['after']:.3f} | {second} | "
             f"{row['iterations']} | {row['cpu_minutes']:.1f} |"
         )
     tasks = [row for row in rows if row["arm"] == "rl"]
