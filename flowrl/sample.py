@@ -21,8 +21,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Choice", "load_pipeline", "read_prompts", "sample", "usable"]
 
-SHAPES_TOKENS = 16
-"""The embedded model was trained on 16 text tokens."""
+SMALL: dict[str, dict[str, int]] = {
+    "shapes": {"max_sequence_length": 16},
+    "shapes_video": {"height": 32, "width": 32, "num_frames": 9, "max_sequence_length": 16},
+}
+"""What the embedded models are called with, as they were trained."""
 TOKENS = 256
 """What Stable Diffusion 3's pipeline takes unless told otherwise."""
 FPS = 16.0
@@ -109,14 +112,14 @@ def _drawing(
 ) -> tuple[Any, Draw]:
     """A loaded pipeline, and what draws one image or video with it."""
     if choice and choice.svdd > 1:
-        made = policy(model, folder, guidance, device, SHAPES_TOKENS if model == "shapes" else TOKENS)
+        made = policy(model, folder, guidance, device, SMALL.get(model, {}).get("max_sequence_length", TOKENS))
         return made.pipe, steered(made, choice, steps)
     import torch
 
     pipe = load_pipeline(model, device)
     if folder is not None:
         pipe.load_lora_weights(str(folder))
-    extra = {"max_sequence_length": SHAPES_TOKENS} if model == "shapes" else {}
+    extra = dict(SMALL.get(model, {}))
     if frames is not None:
         if not filmed(pipe):
             raise ValueError(f"model {model!r} makes images, and {frames} frames are asked for; leave --frames out")
@@ -154,7 +157,7 @@ def load_pipeline(model: str, device: str) -> Any:
     import torch
     from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
-    if model == "shapes":
+    if model in SMALL:
         from flowrl.models import embedded
 
         where = str(embedded(model))

@@ -276,7 +276,7 @@ def test_a_spec_is_a_name_and_a_weight(folder: Path, text: str, expected: tuple[
         ("clip=", ValueError, "is '', not a number"),
         ("clop", ValueError, "no reward 'clop'; did you mean clip"),
         ("jpeg_compresibility", ValueError, "did you mean jpeg_compressibility"),
-        ("zzzz", ValueError, "known are shapes, clip, jpeg_compressibility"),
+        ("zzzz", ValueError, "known are shapes, shapes_video, clip, jpeg_compressibility"),
         ("", ValueError, "there is no reward ''"),
         ("clip:", ValueError, "ends in ':' but names no variant"),
         ("none.py:f", FileNotFoundError, r"reward 'none.py:f': there is no file 'none.py' \(looked in "),

@@ -37,7 +37,7 @@ def shapes_video() -> Recipe:
         ),
         rewards=(RewardSpec("shapes_video:strict"), RewardSpec("shapes_video:soft")),
         data=DataSpec(prompts="shapes_video"),
-        optim=OptimSpec(lr=1e-3, weight_decay=0.0, warmup=5),
+        optim=OptimSpec(lr=1.5e-3, weight_decay=0.0, warmup=5),
         sizes=SizesSpec(prompts=8, group=12, slice=32, batch=96),
         evaluate=EvalSpec(
             every=10,

@@ -20,14 +20,14 @@ from flowrl.shapes_video.world import captions, some
 
 BATCH = 8
 # For this share of the steps CROPS squares of CROP pixels a side instead, which an object fills better.
-CROPPED, CROPS, CROP = 0.3, 24, 16
+CROPPED, CROPS, CROP = 0.25, 24, 16
 RATE = 2e-3
 KL = 1e-6
 SQUARE = 2.0  # weight of the squared error of pixels
 ALIGN = 2.0  # weight of the latents' prescribed meaning
-NOISE = 0.3  # greatest deviation of the noise a decoder must bear, of a channel's own
+NOISE = 0.15  # greatest deviation of the noise a decoder must bear, of a channel's own
 ENCODE_EVERY = 4  # the encoder learns at every such step
-STEPS = 1500
+STEPS = 2100
 PIXELS = 4  # of a latent's side
 POOL = 4000  # videos that are drawn once and trained on
 FREE = 1500  # of them show objects that a generator may come by and the renderer does not

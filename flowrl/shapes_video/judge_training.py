@@ -25,6 +25,7 @@ BATCH = 48
 RATE = 2e-3
 STEPS = 900
 IGNORE = -100
+SIZES = (9.5, 14.5)  # of the object in pixels
 # Pixels a frame that are certainly a motion of the world; what lies between is not asked about.
 CERTAIN = {"slowly": (0.55, 1.1), "fast": (1.5, 2.4)}
 STANDING = 0.2
@@ -59,6 +60,8 @@ def _kind(it: Scene) -> int:
 def example(rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.int64], int]:
     """A video, each frame's content [9], and its motion's class; of a video without one object throughout, IGNORE."""
     it = free(rng) if rng.random() < 0.5 else scene(captions("train")[rng.integers(len(captions("train")))], rng)
+    # No caption asks for a size: a judge that had seen one size only took a third of the videos of another for right.
+    it = replace(it, size=float(rng.uniform(*SIZES)), background=float(rng.uniform(215, 255)))
     video = paint(it)
     whole = np.abs(it.centres - SIZE / 2).max(-1) <= SIZE / 2 - 5
     content = np.where(whole, _kind(it), IGNORE)

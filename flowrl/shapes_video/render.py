@@ -27,12 +27,13 @@ Video = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Scene:
-    """A video before it is painted: grey of the background, shape, RGB of the object, its centres [FRAMES, 2] (x right, y down)."""
+    """A video before it is painted: grey of the background, shape, RGB of the object, its centres [FRAMES, 2] (x, y), size."""
 
     background: float
     shape: str
     rgb: NDArray[np.float64]
     centres: NDArray[np.float64]
+    size: float = EXTENT
 
 
 def path(velocity: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
@@ -59,7 +60,7 @@ def paint(it: Scene) -> Video:
     x = at[None, None, :] - it.centres[:, 0, None, None]
     y = at[None, :, None] - it.centres[:, 1, None, None]
     x, y = np.broadcast_arrays(x, y)
-    share = np.clip(0.5 - outline(it.shape, x, y, EXTENT), 0, 1)[..., None]
+    share = np.clip(0.5 - outline(it.shape, x, y, it.size), 0, 1)[..., None]
     frames = it.background + share * (it.rgb - it.background)
     return np.clip(np.rint(frames), 0, 255).astype(np.uint8)
 

@@ -1,25 +1,34 @@
 """The exact verifier: what a video shows, frame by frame, how it moves, and whether that is what a row asks for.
 
-Frames are read by `flowrl.shapes.verify.find`. An object's motion is the straight line that fits its centres best.
+Objects and their colours are found by `flowrl.shapes.verify.find`. The shape of one that is alone in its frame is the rendered one
+that its coverage of the pixels fits best: at this size an outline alone says little. An object's motion is the straight line that
+fits its centres best.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
+from flowrl.shapes.render import outline
 from flowrl.shapes.verify import Found, find
-from flowrl.shapes_video.render import SIZE
+from flowrl.shapes.world import SHAPES
+from flowrl.shapes_video.render import EXTENT, SIZE
 from flowrl.shapes_video.world import DIRECTIONS, STILL, Row
 
 # Pixels a frame. The renderer's are 0, 0.7 to 0.9, and 1.8 to 2.0; what lies between two bands is neither.
 BANDS = {"still": (0.0, 0.25), "slowly": (0.45, 1.2), "fast": (1.4, 2.6)}
 STRAIGHT = 0.5  # greatest share of the speed across the direction
 UNIFORM = 0.8  # greatest root mean square distance in pixels of the centres from the line
-# Frames whose shape may be misread: of 26 000 rendered ones a few are, where the pixel grid makes a circle look square.
-MISREAD = 1
+MISREAD = 1  # frames whose shape may be another: a decoder blurs some
+SIZES = (EXTENT - 2, EXTENT - 1, EXTENT, EXTENT + 1)  # of the shapes that coverage is compared with
+BLUR = 0.6  # of them, in pixels
+MISFIT = 0.2  # greatest squared difference to the best of them, of the coverage's own square; rendered ones have 0.03 at most
+CORE = 25  # pixels farthest from the background, whose mean is the object's colour
 LEAST = 3  # frames with one object that a line is fitted to
 
 Float = NDArray[np.float64]
@@ -37,6 +46,33 @@ class Track:
     frames: tuple[tuple[Found, ...], ...]
     velocity: tuple[float, float] | None
     error: float | None
+
+
+def _coverage(frames: NDArray[np.uint8]) -> Float:
+    """How much of each pixel [N, 32, 32] is the object, in [0, 1]: the share of its colour in the mixture with the ground."""
+    pixels = frames.reshape(len(frames), -1, 3).astype(float)
+    away = pixels - np.median(pixels, 1)[:, None]
+    far = np.argpartition(np.linalg.norm(away, axis=-1), -CORE, 1)[:, -CORE:]
+    core = np.take_along_axis(away, far[..., None], 1).mean(1)
+    share = np.einsum("npc,nc->np", away, core) / np.maximum((core**2).sum(-1), 1.0)[:, None]
+    return np.clip(share, 0, 1).reshape(-1, SIZE, SIZE)
+
+
+def shapes(frames: NDArray[np.uint8]) -> list[str | None]:
+    """The shape of the object of each frame [N, 32, 32, 3], None where none fits."""
+    share = _coverage(frames)
+    at = np.arange(SIZE) + 0.5
+    mass, square = np.maximum(share.sum((1, 2)), 1e-9), np.maximum((share**2).sum((1, 2)), 1e-9)
+    x, y = (share.sum(1) @ at) / mass, (share.sum(2) @ at) / mass
+    misfit = np.full((len(frames), len(SHAPES)), np.inf)
+    for (k, name), size in product(enumerate(SHAPES), SIZES):
+        # A triangle's centre of mass lies a sixth of its height below the middle of its box.
+        lower = size / 6 if name == "triangle" else 0.0
+        offsets = np.broadcast_arrays(at - x[:, None, None], at[:, None] - y[:, None, None] + lower)
+        drawn = np.clip(0.5 - outline(name, *offsets, size), 0, 1)
+        error = ((ndimage.gaussian_filter(drawn, (0, BLUR, BLUR)) - share) ** 2).sum((1, 2)) / square
+        misfit[:, k] = np.minimum(misfit[:, k], error)
+    return [SHAPES[k] if low <= MISFIT else None for k, low in zip(misfit.argmin(1), misfit.min(1), strict=True)]
 
 
 def _track(frames: Sequence[Sequence[Found]]) -> Track:
@@ -60,7 +96,11 @@ def watch(videos: NDArray[np.uint8]) -> list[Track]:
     shape = videos.shape
     if videos.dtype != np.uint8 or videos.ndim != 5 or shape[2:] != (SIZE, SIZE, 3) or shape[1] < LEAST:
         raise ValueError(f"watch: videos are {videos.dtype} {list(shape)}; give uint8 [N, T >= {LEAST}, {SIZE}, {SIZE}, 3].")
-    found = find(videos.reshape(-1, SIZE, SIZE, 3), SIZE)
+    frames = videos.reshape(-1, SIZE, SIZE, 3)
+    found = find(frames, SIZE)
+    alone = [i for i, some in enumerate(found) if len(some) == 1]
+    for i, name in zip(alone, shapes(frames[alone]) if alone else (), strict=True):
+        found[i] = [replace(found[i][0], name=name)]
     return [_track(found[i : i + shape[1]]) for i in range(0, len(found), shape[1])]
 
 
@@ -85,7 +125,7 @@ def motion_credits(it: Track, row: Row) -> list[float]:
     along = float(velocity @ np.array(DIRECTIONS[row["motion"]]))
     across = float(np.sqrt(max(pace**2 - along**2, 0.0)))
     ahead = along / pace if pace > 0 else 0.0
-    right = along > 0 and across <= STRAIGHT * along and along >= BANDS["still"][1]
+    right = across <= STRAIGHT * along and along >= BANDS["still"][1]
     # What hardly moves has no direction to speak of.
     direction = 1.0 if right else 0.9 * max(ahead, 0.0) * min(pace / BANDS["slowly"][0], 1.0)
     low, high = BANDS[row["speed"]] if "speed" in row else (BANDS["slowly"][0], BANDS["fast"][1])
