@@ -105,7 +105,7 @@ def report() -> None:
         "Written by `benchmarks/video_demo.py`: recipe `shapes_video` (9 frames of 32 x 32), 96 held-out captions, four videos",
         "each, 20 steps, no guidance, the same noise before and after. Strict: the right object in every frame, moving as asked.",
         "Motion: only that it moves as asked. The second judge is a network that shares no code with the reward. CPU minutes",
-        "are of one core, evaluations included; the machine was shared, so wall-clock minutes are not told. Without a second judge:",
+        "are of one core, evaluations included; the machine was shared, so wall-clock minutes are not told. No second judge:",
         "the run was judged by an earlier one, see assets/README.md.",
         "",
         "| | rate | strict before | strict after | change | standard error | motion | second judge | iterations | CPU minutes |",
