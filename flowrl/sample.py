@@ -168,7 +168,7 @@ def load_pipeline(model: str, device: str) -> Any:
     try:
         config: Any = DiffusionPipeline.load_config(where)
         absent = {name: None for name, part in config.items() if part in ([None, None], (None, None))}
-        pipe = DiffusionPipeline.from_pretrained(where, torch_dtype=dtype, **absent)
+        pipe = DiffusionPipeline.from_pretrained(where, dtype=dtype, **absent)
     except (OSError, ValueError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(

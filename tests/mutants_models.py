@@ -276,6 +276,21 @@ ROWS: tuple[tuple[str, str, str, str, str], ...] = (
     ("a digit lost", "flowrl/models/field.py", "number >> 8 & 255", "number >> 8 & 127", "test_field.py"),
     ("guided away from the prompt itself", "flowrl/models/field.py", "cond.negative()", "cond.batch()", "test_field.py"),
     (
+        "slow is any speed",
+        "flowrl/shapes_video/verify.py",
+        '"slowly": (0.45, 1.2)',
+        '"slowly": (0.45, 2.1)',
+        "test_shapes_video_verify.py",
+    ),
+    ("any outline fits", "flowrl/shapes_video/verify.py", "MISFIT = 0.2", "MISFIT = 5.0", "test_shapes_video_verify.py"),
+    (
+        "a caption of another world scores 0",
+        "flowrl/shapes_video/reward.py",
+        "np.full(len(rows), np.nan)",
+        "np.zeros(len(rows))",
+        "test_shapes_video_verify.py",
+    ),
+    (
         "rising sigmas not turned",
         "flowrl/models/generic/schedule.py",
         "return 1 - sigmas if self.turned else sigmas",

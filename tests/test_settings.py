@@ -124,7 +124,7 @@ def test_later_overrides_win_and_overrides_win_over_the_file(tmp_path: Path):
         ("run.name=null", "run.name: expected text, got nothing (--set)"),
         ("data.prompt=[a]", "data.prompt: expected text, got ['a'] (--set)"),
         ("data.heldout=[1]", "data.heldout: expected text or a number, got [1] (--set)"),
-        ("optim=5", "optim: expected a mapping of lr, betas, eps, weight_decay, max_norm, warmup, got 5 (--set)"),
+        ("optim=5", "optim: expected a mapping of name, lr, betas, eps, weight_decay, max_norm, warmup, got 5 (--set)"),
         ("method.args=3", "method.args: expected a mapping, got 3 (--set)"),
         ("method.args={2: 3}", "method.args.2: expected text, got 2 (--set)"),
         ("method.args.noise.x=3", "method.args.noise.x: method.args.noise is 0.7, which has no parts to set; set it whole"),

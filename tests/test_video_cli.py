@@ -133,7 +133,7 @@ def test_score_reads_videos_with_their_rate(tmp_path: Path, capsys: pytest.Captu
     assert [float(row[2]) for row in rows[1:]] == [50 + 12.5, 150 + 12.5, 9]
     (sheet,) = (where / "scores").glob("*last.png")
     with Image.open(sheet) as picture:
-        assert picture.width > 2 * scoring.SIDE
+        assert picture.width > scoring.SIDE and picture.height > 2 * scoring.SIDE  # the best above the worst
 
 
 def test_the_frames_of_a_video_are_read_from_left_to_right() -> None:

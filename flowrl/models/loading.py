@@ -99,9 +99,10 @@ def _load(model: str, spec: PolicySpec, token: str | None) -> Any:
     absent = {part: None for part, kind in index.items() if kind == [None, None]}
     hub = {"revision": spec.revision, "variant": spec.variant, "token": token}
     dtype = {"vae": torch.float32, "default": getattr(torch, spec.dtype)}
+    fewer = quantization(spec, index)
     try:
         return getattr(diffusers, name).from_pretrained(
-            str(folder) if folder.is_dir() else model, dtype=dtype, **absent, **quantization(spec, index), **hub
+            str(folder) if folder.is_dir() else model, dtype=dtype, **absent, **fewer, **hub
         )
     except (OSError, ValueError, ImportError, RuntimeError) as error:
         raise ValueError(_said(error, model, spec, f"could not be loaded as {name}")) from error
