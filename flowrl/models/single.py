@@ -22,6 +22,7 @@ def single_file(path: Path, spec: PolicySpec, index: Callable[[str], Mapping[str
     Raises: ValueError for a file that is no safetensors checkpoint, that diffusers cannot place, or that lacks a component.
     """
     import diffusers
+    from diffusers.loaders.single_file_utils import SingleFileComponentError
 
     if path.suffix != ".safetensors":
         kind = "may run code when it is read" if path.suffix in SUFFIXES else "is no checkpoint"
@@ -33,7 +34,7 @@ def single_file(path: Path, spec: PolicySpec, index: Callable[[str], Mapping[str
         raise ValueError(f"model {str(path)!r} cannot be loaded as a {name}: diffusers reads no single files of that class")
     try:
         pipe = kind.from_single_file(str(path), config=config, torch_dtype=getattr(torch, spec.dtype))
-    except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, TypeError, SingleFileComponentError) as error:
         line = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise ValueError(
             f"model {str(path)!r} could not be loaded as a {name} ({config}): {line}; set policy.config to a folder or hub name in "
