@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 GB = 1e9
 CHECK = "check"
 COLUMNS = ("name", "size", "smallest", "licence")
+NARROW = (24, 80)
+"""GB whose presets a terminal of fewer than 120 columns has room for."""
 PARTS = {
     "weights": "the network",
     "adapter": "what is trained",
@@ -163,16 +165,16 @@ def listing(console: Console) -> None:
 
     wide = console.width >= 120
     table = _table(show_header=True)
-    kept = COLUMNS if wide else COLUMNS[:3]
-    for title in (*kept, *(f"{size} GB" for size in SIZES if wide or size in (12, 24, 80))):
+    kept, sizes = (range(len(COLUMNS)), SIZES) if wide else ((0, 2), NARROW)
+    for title in (*(COLUMNS[i] for i in kept), *(f"{size} GB" for size in sizes)):
         table.add_column(title, justify="right" if title == "size" else "left", no_wrap=title != "licence")
     for title, cards in SECTIONS.items():
         table.add_row()
         table.add_row(Text(title, style="bold"))
         for card in cards:
             found = _presets(card)
-            shown = [_brief(p) for size, p in found.items() if wide or size in (12, 24, 80)]
-            table.add_row(*map(Text, (*_cells(card, found)[: len(kept)], *shown)))
+            cells = _cells(card, found)
+            table.add_row(*map(Text, (*(cells[i] for i in kept), *(_brief(found[size]) for size in sizes))))
     console.print(table)
     console.print()
     console.print("A LoRA on the attention is trained; the reward beside it is PickScore. Peaks are computed, not measured.")
