@@ -14,7 +14,7 @@ from flowrl import data
 from flowrl.choice import Choice, Draw, kept, policy, steered
 from flowrl.data import Prompts
 from flowrl.inference import guided
-from flowrl.inference.guidance import check
+from flowrl.inference.guidance import DENOISERS, check
 
 if TYPE_CHECKING:
     import numpy as np
@@ -118,7 +118,10 @@ def _drawing(
 
     pipe = load_pipeline(model, device)
     if folder is not None:
-        pipe.load_lora_weights(str(folder))
+        from flowrl.models.lora import attach
+
+        networks = [name for name in DENOISERS if getattr(pipe, name, None) is not None]
+        attach(pipe, networks, str(folder), "--lora")
     extra = dict(SMALL.get(model, {}))
     if frames is not None:
         if not filmed(pipe):

@@ -20,6 +20,7 @@ from tiny import PROMPTS, excite, save_sd3, sd3_pipeline
 from flowrl import export
 from flowrl.models import load_policy
 from flowrl.models.generic.listen import patched
+from flowrl.models.lora import attach
 from flowrl.recipe import LoraSpec, PolicySpec
 
 TOKEN = "hf_planted_token_1234567890"
@@ -170,6 +171,21 @@ def test_a_wrong_adapter_is_a_sentence(folder: Path, tmp_path: Path, case: str) 
     start, message = WRONG_LORA[case]
     with pytest.raises(ValueError, match=message):
         load_policy(spec(folder, lora=LoraSpec(start=str(tmp_path / start))))
+
+
+def test_a_run_is_not_its_adapter(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").touch()
+    with pytest.raises(ValueError, match="is a run; give the adapter in it: .*lora"):
+        load_policy(spec(folder, lora=LoraSpec(start=str(tmp_path))))
+
+
+def test_sampling_with_an_adapter_of_another_family_is_refused(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    weights = {f"unet.mid_block.attn.to_q.lora_{side}.weight": torch.zeros(2, 2) for side in "AB"}
+    save_file(weights, tmp_path / export.LORA_FILE)
+    with pytest.raises(ValueError, match="--lora .* holds nothing for the transformer of StableDiffusion3Pipeline"):
+        attach(sd3_pipeline(), ["transformer"], str(tmp_path), "--lora")
 
 
 def test_a_quantised_base_carries_an_adapter(folder: Path) -> None:

@@ -38,7 +38,7 @@ PARTS = {
 def models(
     name: Annotated[str | None, typer.Argument(help='One model, to be explained; "check": see the second argument.')] = None,
     path: Annotated[str | None, typer.Argument(metavar="[MODEL]", help="After check: a folder, file or hub name.")] = None,
-    vram: Annotated[float | None, typer.Option(help="GB of the GPU it is planned for; default: all presets.")] = None,
+    vram: Annotated[float | None, typer.Option(min=1, help="GB of the GPU it is planned for; default: all presets.")] = None,
     resolution: Annotated[str | None, typer.Option(help="Side of the images, or HEIGHTxWIDTH, in pixels.")] = None,
     frames: Annotated[int | None, typer.Option(help="Frames of a video.")] = None,
     reward: Annotated[str | None, typer.Option(help="The reward that lies beside it; default pickscore.")] = None,

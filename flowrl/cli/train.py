@@ -28,7 +28,7 @@ def train(
     prompts: Annotated[str | None, typer.Option(help="A file or folder of prompts, hf:owner/name:split, or shapes.")] = None,
     images: Annotated[str | None, typer.Option(help="Recipe style: a folder of 10 to 50 images, captions in name.txt.")] = None,
     trigger: Annotated[str | None, typer.Option(help="Recipe style: the word that asks for it.")] = None,
-    vram: Annotated[float | None, typer.Option(help="GB of the GPU: settings with which --model fits (flowrl models).")] = None,
+    vram: Annotated[float | None, typer.Option(min=1, help="GB of the GPU: settings with which the model fits .")] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting: optim.lr=1e-4.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of noise, prompts and weights (run.seed).")] = None,
     out: Annotated[str | None, typer.Option(help="Folder of the run (run.folder); default runs/NAME-TIME.")] = None,

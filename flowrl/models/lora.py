@@ -57,27 +57,38 @@ def continue_lora(pipe: Any, modules: Sequence[str], start: str) -> None:
     before = {name: active(network) for name, network in networks.items()}
     for network in networks.values():
         network.requires_grad_(False)
-    second = Path(start) / modules[-1]
-    try:
-        pipe.load_lora_weights(start, adapter_name=ADAPTER, low_cpu_mem_usage=True)
-        if len(modules) > 1 and second.is_dir():  # `export.save_lora` keeps a second expert's apart, as diffusers reads it
-            into = {f"load_into_{modules[-1]}": True}
-            pipe.load_lora_weights(str(second), adapter_name=ADAPTER, low_cpu_mem_usage=True, **into)
-    except (OSError, ValueError, KeyError, RuntimeError, AttributeError) as error:
-        said = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-        raise ValueError(
-            f"lora.start {start!r} could not be loaded into {type(pipe).__name__}: {said}; give a LoRA file of this model"
-        ) from error
-    if not any(ADAPTER in getattr(network, "peft_config", {}) for network in networks.values()):
-        raise ValueError(
-            f"lora.start {start!r} holds nothing for the {' or '.join(modules)} of {type(pipe).__name__}: it is an adapter of "
-            "another family; give one of this model"
-        )
+    attach(pipe, modules, start, "lora.start", adapter_name=ADAPTER, low_cpu_mem_usage=True)
     for name, network in networks.items():
         _beside(network, before[name])
         float32(network)
         for inner, p in network.named_parameters():
             p.requires_grad_(f".{ADAPTER}." in inner)
+
+
+def attach(pipe: Any, modules: Sequence[str], start: str, called: str, **more: Any) -> None:
+    """pipe.load_lora_weights(start), and a second expert's adapter from where `export.save_lora` keeps it. called: in messages.
+
+    Raises: ValueError for a file that is not there, is no adapter, or holds nothing for these networks.
+    """
+    if (Path(start) / "run.yaml").is_file():
+        raise ValueError(f"{called} {start!r} is a run; give the adapter in it: {Path(start) / 'lora'}")
+    networks: dict[str, Any] = {name: getattr(pipe, name) for name in modules}
+    had = {name: set(getattr(network, "peft_config", {})) for name, network in networks.items()}
+    second = Path(start) / modules[-1]
+    try:
+        pipe.load_lora_weights(start, **more)
+        if len(modules) > 1 and second.is_dir():
+            pipe.load_lora_weights(str(second), **more, **{f"load_into_{modules[-1]}": True})
+    except (OSError, ValueError, KeyError, RuntimeError, AttributeError) as error:
+        said = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        raise ValueError(
+            f"{called} {start!r} could not be loaded into {type(pipe).__name__}: {said}; give a LoRA file of this model"
+        ) from error
+    if not any(set(getattr(network, "peft_config", {})) - had[name] for name, network in networks.items()):
+        raise ValueError(
+            f"{called} {start!r} holds nothing for the {' or '.join(modules)} of {type(pipe).__name__}: it is an adapter of "
+            "another family; give one of this model"
+        )
 
 
 def active(network: nn.Module) -> list[str]:
