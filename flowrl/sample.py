@@ -15,6 +15,7 @@ from flowrl.choice import Choice, Draw, kept, policy, steered
 from flowrl.data import Prompts
 from flowrl.inference import guided
 from flowrl.inference.guidance import DENOISERS, check
+from flowrl.said import first_line
 
 if TYPE_CHECKING:
     import numpy as np
@@ -173,7 +174,7 @@ def load_pipeline(model: str, device: str) -> Any:
         absent = {name: None for name, part in config.items() if part in ([None, None], (None, None))}
         pipe = DiffusionPipeline.from_pretrained(where, dtype=dtype, **absent)
     except (OSError, ValueError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise ValueError(
             f"model {model!r} cannot be loaded, neither as a folder here nor from the hub ({reason}); check the name, go online, "
             "and log in where the model is gated"

@@ -424,7 +424,7 @@ ROWS: tuple[tuple[str, str, str, str, str], ...] = (
         "].flatten(0, 1).flip(0)",
         "test_families_video.py",
     ),
-    ("UniPC's shift lost", "flowrl/models/family.py", "shift=config.flow_shift", "shift=1.0", "test_families_video.py"),
+    ("UniPC's shift lost", "flowrl/models/family.py", "shift=config.flow_shift or 1.0", "shift=1.0", "test_families_video.py"),
     ("no alpha for ComfyUI", "flowrl/export/comfy.py", '    out[f"{key}.alpha"] = torch.tensor(pair.alpha)\n', "", "test_comfy.py"),
     (
         "scale and shift not changed over",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from flowrl.said import first_line
+
 from .checks import CHECKS, Check, Finding
 from .model import subject_of
 from .subject import Subject
@@ -18,5 +20,4 @@ def examine(subject: Subject) -> Iterator[Finding]:
         try:
             yield from check(subject)
         except Exception as error:
-            lines = (str(error).strip() or type(error).__name__).splitlines()
-            yield Finding(name, False, said=f"{type(error).__name__}: {lines[0]}")
+            yield Finding(name, False, said=f"{type(error).__name__}: {first_line(error)}")

@@ -21,7 +21,7 @@ from flowrl.samplers.noise import Source
 from flowrl.types import Credit
 
 from .plain import traced
-from .subject import Subject, parameters, steps_of
+from .subject import Subject, steps_of
 
 LIMITS = {"float32": 1e-5, "bfloat16": 0.06, "float16": 0.02}
 """Largest difference from the pipeline: of images in [0, 1], and of latents divided by their own largest value above 1. In half
@@ -201,7 +201,7 @@ def encode(subject: Subject) -> Iterator[Finding]:
         alone.append(subject.cond(policy, True, [i]))
     same = all(torch.equal(part, together.rows[i][name]) for i, cond in enumerate(alone) for name, part in cond.rows[0].items())
     yield Finding("encode, alone and together", same, said="" if same else "the same prompt is encoded otherwise beside another")
-    if not policy.spec.offload and len(subject.prompts) > 1:
+    if len(subject.prompts) > 1:
         x, sigma = subject.start(), policy.sigmas(steps_of(policy))[1].float().expand(len(subject.prompts))
         with torch.no_grad():
             both = policy.velocity(x, sigma, together)
@@ -271,10 +271,10 @@ def _reached(subject: Subject, policy: DiffusersPolicy) -> Iterator[Finding]:
     def ask() -> Tensor:
         return policy.velocity(x, sigmas, cond)
 
-    for p in parameters(policy).values():
+    for _, p in policy.parameters():
         p.grad = None
     ask().square().sum().backward()
-    strangers = [name for name, p in parameters(policy).items() if name not in named and p.grad is not None]
+    strangers = [name for name, p in policy.parameters() if name not in named and p.grad is not None]
     dead = [name for name, p in named.items() if p.grad is None or not bool(p.grad.abs().sum())]
     wrong: list[str] = []
     with torch.no_grad():

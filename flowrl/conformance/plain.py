@@ -140,7 +140,7 @@ def main(path: str) -> None:
                         pipes[key].load_lora_weights(second, load_into_transformer_2=True)
                 pipes[key].to(job["device"])
             draw(pipes[key], job)
-        except Exception:
+        except Exception:  # told to the other side, which names it
             Path(f"{job['out']}.error").write_text(traceback.format_exc())
     if seen := [name for name in sys.modules if name.split(".")[0] == "flowrl"]:
         raise SystemExit(f"flowrl was imported: {seen[:3]}")

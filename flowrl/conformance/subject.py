@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from flowrl import export
 from flowrl.models.family import Begins
@@ -183,13 +183,3 @@ def excite(policy: DiffusersPolicy, seed: int = 7) -> None:
     with torch.no_grad():
         for _, p in policy.trainable():
             p.copy_((torch.randn(p.shape, generator=draw) * SCALE / max(1, p.shape[-1]) ** 0.5).to(p))
-
-
-def parameters(policy: DiffusersPolicy) -> dict[str, nn.Parameter]:
-    """All of the networks' parameters, with the names `trainable` has."""
-    several = len(policy.modules) > 1
-    return {
-        f"{name}.{inner}" if several else inner: p
-        for name, network in policy.modules.items()
-        for inner, p in network.named_parameters()
-    }

@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 from flowrl.models.policy import DiffusersPolicy
+from flowrl.said import first_line
 
 from .checks import CHECKS, Finding
 from .subject import Subject
@@ -50,7 +51,7 @@ def _demand(name: str, check: str, subject: Subject) -> None:
     try:
         wrong = [f for f in CHECKS[check](subject) if not f.passed]
     except Exception as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        first = first_line(error)
         raise ValueError(f"{said} with {type(error).__name__}: {first}; {remedy}") from error
     if wrong:
         raise ValueError(f"{said} ({_told(wrong[0])}); {remedy}")

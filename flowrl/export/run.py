@@ -15,6 +15,7 @@ from flowrl import settings
 from flowrl.folder import RunFolder
 from flowrl.models import EMBEDDED, embedded, load_policy
 from flowrl.recipe import Recipe
+from flowrl.said import first_line
 
 from .diffusers import load_lora, opened, read_lora, replacing, saved, write_lora
 from .files import Adapter, held, scaled, stem, write_comfy
@@ -124,7 +125,7 @@ def _index(model: str) -> Mapping[str, Any]:
     try:
         return cast(Mapping[str, Any], DiffusionPipeline.load_config(where))
     except (OSError, ValueError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise ValueError(
             f"the run's model {model!r} is neither a folder here nor within reach ({reason}), and its index says which network the "
             "adapter is of; bring it back or go online"

@@ -6,6 +6,8 @@ from typing import Any
 
 from torch import nn
 
+from flowrl.said import first_line
+
 INFERENCE_ONLY = ("sage", "_sage")
 """Beginnings of backends without a backward."""
 
@@ -30,6 +32,6 @@ def use(network: nn.Module, backend: str | None) -> None:
     try:
         with attention_backend(backend):  # set_attention_backend also sets what every other network uses; here that ends
             set_backend(backend)
-    except (RuntimeError, ImportError, ValueError, NotImplementedError) as error:
-        said = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+    except (RuntimeError, ImportError, ValueError) as error:
+        said = first_line(error)
         raise ValueError(f"policy.attention {backend!r} cannot be used here: {said}; take it out, or use native") from error

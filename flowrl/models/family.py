@@ -24,6 +24,19 @@ Pictures = Sequence[np.ndarray]
 """The images a prompt comes with (first frame, references), uint8 [H, W, 3] each."""
 
 
+JOINT = (
+    "attn.to_q",
+    "attn.to_k",
+    "attn.to_v",
+    "attn.to_out.0",
+    "attn.add_q_proj",
+    "attn.add_k_proj",
+    "attn.add_v_proj",
+    "attn.to_add_out",
+)
+"""Endings of the projections of a joint attention, of its image stream and its text stream."""
+
+
 class Family(Protocol):
     """A pipeline as flowrl asks it, built from (pipe, spec): see FAMILIES.
 
@@ -211,11 +224,11 @@ def euler(scheduler: Any) -> Any:
     Differs: multistep ones begin at the shifted 1 - 1 / n of n trained levels or near it, this one at 1.
     """
     config = scheduler.config
-    if not getattr(config, "use_flow_sigmas", False):
+    if not (config.get("use_flow_sigmas") or config.get("prediction_type") == "flow_prediction"):
         return scheduler
     from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 
-    return FlowMatchEulerDiscreteScheduler(config.num_train_timesteps, shift=config.flow_shift)
+    return FlowMatchEulerDiscreteScheduler(config.num_train_timesteps, shift=config.flow_shift or 1.0)
 
 
 def linear_mu(scheduler: Any, tokens: int) -> float:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from flowrl.recipe import PolicySpec
 from flowrl.samplers import paths
 
-from .family import Encoding, Pictures, linear_mu, shown, size, still, tokens, visited
+from .family import JOINT, Encoding, Pictures, linear_mu, shown, size, still, tokens, visited
 from .guidance import Guider
 from .references import by_place
 
@@ -37,16 +37,7 @@ class Flux:
     path = paths.flow
     channels = -1
     fps = None
-    targets = (
-        "attn.to_q",
-        "attn.to_k",
-        "attn.to_v",
-        "attn.to_out.0",
-        "attn.add_q_proj",
-        "attn.add_k_proj",
-        "attn.add_v_proj",
-        "attn.to_add_out",
-    )
+    targets = JOINT
     feed_forward = ("ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2", "proj_mlp")
     guider = Guider()
     embeds = True

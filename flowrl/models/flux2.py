@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from flowrl.recipe import PolicySpec
 from flowrl.samplers import paths, schedules
 
-from .family import Encoding, Pictures, shown, size, still, tokens, visited
+from .family import JOINT, Encoding, Pictures, shown, size, still, tokens, visited
 from .guidance import Guider
 from .references import by_place
 
@@ -34,17 +34,7 @@ class Flux2Klein:
     path = paths.flow
     channels = 0
     fps = None
-    attention = (
-        "attn.to_q",
-        "attn.to_k",
-        "attn.to_v",
-        "attn.to_out.0",
-        "attn.add_q_proj",
-        "attn.add_k_proj",
-        "attn.add_v_proj",
-        "attn.to_add_out",
-        "attn.to_qkv_mlp_proj",
-    )
+    attention = (*JOINT, "attn.to_qkv_mlp_proj")
     feed_forward = ("ff.linear_in", "ff.linear_out", "ff_context.linear_in", "ff_context.linear_out")
     embeds = False
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from flowrl.recipe import PolicySpec
 from flowrl.samplers import paths
 
-from .family import Encoding, Pictures, frames, shown, size, tokens, visited
+from .family import JOINT, Encoding, Pictures, frames, shown, size, tokens, visited
 from .guidance import Guider
 
 if TYPE_CHECKING:
@@ -34,16 +34,7 @@ class HunyuanVideo:
     path = paths.flow
     channels = 0
     fps = 24.0
-    targets = (
-        "attn.to_q",
-        "attn.to_k",
-        "attn.to_v",
-        "attn.to_out.0",
-        "attn.add_q_proj",
-        "attn.add_k_proj",
-        "attn.add_v_proj",
-        "attn.to_add_out",
-    )
+    targets = JOINT
     feed_forward = ("ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2", "proj_mlp")
     guider = Guider()
     pictures = (0, 0)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from flowrl.recipe import PolicySpec
+from flowrl.said import first_line
 
 from .family import Family
 from .policy import DiffusersPolicy
@@ -164,7 +165,7 @@ def _said(error: Exception, model: str, spec: PolicySpec, what: str) -> str:
         )
     if one(errors.EntryNotFoundError) and spec.variant is None:
         return f"model {model!r} is not in diffusers format: it has no {INDEX}; download its single file and give the file's path"
-    line = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+    line = first_line(error)
     if spec.variant is not None and ("variant" in line or one(errors.EntryNotFoundError)):
         return f"model {model!r} has no variant {spec.variant!r} of its weights; take policy.variant out, or give one it has (fp16)"
     return f"model {model!r} {what}: {line}; complete the folder or download it again"

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from flowrl.recipe import LoraSpec
+from flowrl.said import first_line
 
 ADAPTER = "default"
 """Name of the adapter that is trained."""
@@ -80,7 +81,7 @@ def attach(pipe: Any, modules: Sequence[str], start: str, called: str, **more: A
         if len(modules) > 1 and second.is_dir():
             pipe.load_lora_weights(str(second), **more, **{f"load_into_{modules[-1]}": True})
     except (OSError, ValueError, KeyError, RuntimeError, AttributeError) as error:
-        said = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        said = first_line(error)
         raise ValueError(
             f"{called} {start!r} could not be loaded into {type(pipe).__name__}: {said}; give a LoRA file of this model"
         ) from error

@@ -14,8 +14,7 @@ class Places:
     """Encoders, autoencoder and networks of a pipeline on their devices.
 
     offload: "encoders" and "vae" stay on the CPU and come to the device while they work; "network" leaves it while prompts are
-    encoded.  A part that somebody else moves
-    (accelerate's hooks of enable_model_cpu_offload, a quantised one) is left where it is.
+    encoded.  A part that somebody else moves (accelerate's hooks of enable_model_cpu_offload, a quantised one) stays where it is.
     """
 
     def __init__(self, pipe: Any, networks: Mapping[str, nn.Module], offload: Collection[str], device: torch.device) -> None:

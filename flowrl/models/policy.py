@@ -188,6 +188,13 @@ class DiffusersPolicy:
             negative = self.family.call(network, low, sigma, cond.negative(), cond.guidance)
         return guider.combine(positive, negative, scale, x.float(), sigma)
 
+    def parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """All of the networks', trained or not, with the names `trainable` has."""
+        several = len(self.modules) > 1
+        for name, network in self.modules.items():
+            for inner, p in network.named_parameters():
+                yield (f"{name}.{inner}" if several else inner), p
+
     def trainable(self) -> list[tuple[str, nn.Parameter]]:
         """Parameters the optimizer moves, with their names in the unwrapped network (several experts: after the expert's).
 
@@ -198,13 +205,7 @@ class DiffusersPolicy:
                 f"full fine-tuning (lora.rank 0) of {str(self.dtype)[6:]} weights loses updates to rounding; "
                 "set policy.dtype to float32, or lora.rank above 0"
             )
-        several = len(self.modules) > 1
-        named = [
-            (f"{name}.{inner}" if several else inner, p)
-            for name, network in self.modules.items()
-            for inner, p in network.named_parameters()
-            if p.requires_grad
-        ]
+        named = [(name, p) for name, p in self.parameters() if p.requires_grad]
         head = [] if self.head is None else [(f"noise_head.{name}", p) for name, p in self.head.named_parameters()]
         return [*named, *head]
 

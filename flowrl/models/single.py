@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from flowrl.recipe import PolicySpec
+from flowrl.said import first_line
 
 SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".gguf")
 
@@ -35,7 +36,7 @@ def single_file(path: Path, spec: PolicySpec, index: Callable[[str], Mapping[str
     try:
         pipe = kind.from_single_file(str(path), config=config, torch_dtype=getattr(torch, spec.dtype))
     except (OSError, ValueError, KeyError, RuntimeError, TypeError, SingleFileComponentError) as error:
-        line = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        line = first_line(error)
         raise ValueError(
             f"model {str(path)!r} could not be loaded as a {name} ({config}): {line}; set policy.config to a folder or hub name in "
             "diffusers format that the file is a checkpoint of"

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from flowrl.said import first_line
+
 from .infer import Convention, Unknown, near
 from .listen import leaves, patched
 from .running import Runner
@@ -84,16 +86,19 @@ class Idle:
         if x.ndim == 3:
             high = round((x.shape[1] * height / width) ** 0.5)
             candidates += [(high, x.shape[1] // high)] if high and x.shape[1] % high == 0 else []
+        why: Exception | None = None
         for sides in candidates:
             given = x if sides is None else x.mT.unflatten(2, sides)
             try:
                 with self.on():
                     heard = self.runner.run(PROBES[:1], 0.0, FEW, stop=True, latents=given.clone())
-            except Exception:  # whatever a pipeline raises of latents of another shape
+            except Exception as error:  # whatever a pipeline raises of latents of another shape
+                why = error
                 continue
             if heard.steps and near(heard.steps[0].x, x):
                 return sides
-        raise Unknown("given latents, it does not begin with them")
+        told = "" if why is None else f" ({first_line(why)})"
+        raise Unknown(f"given latents, it does not begin with them{told}") from why
 
 
 class _Answer(tuple):

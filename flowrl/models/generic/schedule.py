@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from flowrl.models import ddim
+from flowrl.models.family import euler
 from flowrl.samplers import Path, paths
 
 from .infer import Unknown
@@ -57,9 +58,9 @@ def single_steps(pipe: Any) -> Schedule:
 
     scheduler = pipe.scheduler
     config: Any = scheduler.config
-    if config.get("prediction_type") == "flow_prediction" or config.get("use_flow_sigmas"):
-        shift = config.get("flow_shift") or 1.0
-        pipe.scheduler = FlowMatchEulerDiscreteScheduler(num_train_timesteps=config["num_train_timesteps"], shift=shift)
+    single = euler(scheduler)
+    if single is not scheduler:
+        pipe.scheduler = single
     elif "beta_schedule" in config:
         kind = type(scheduler)
         if kind in (CogVideoXDDIMScheduler, CogVideoXDPMScheduler):  # which shift their levels as no other does
