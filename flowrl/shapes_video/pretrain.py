@@ -1,6 +1,7 @@
 """Trains the embedded video models: `python -m flowrl.shapes_video.pretrain [stage ...] --out DIR --assets DIR`.
 
-Stages run in the order given (all of them by default) and resume from DIR. One thread each.
+Stages run in the order given (all of them by default) and resume from DIR. One thread each: on two cores `autoencoder judge` and
+`text flow` may run side by side, then `export`; what they learn is the same as in one go.
 `--assets` is where `flow`, `judge` and `export` write what is shipped.
 """
 
@@ -67,10 +68,12 @@ def flow_job(options: Options) -> Job:
     nets = flow.network(options.seed)
     flow.listen(nets["transformer"], data.words)
     averages = flow.averaged(nets)
-    model, encoder = load_autoencoder(options.out), text.load(options.out, options.seed)
+    encoder = text.load(options.out, options.seed)
     rows = captions("heldout")
 
     def watch(done: int) -> dict[str, object]:
+        # Not before: the flow model learns the prescribed latents, so that another process may train the autoencoder meanwhile.
+        model = load_autoencoder(options.out)
         if done % options.export_every == 0:
             export(averages["transformer"], model, encoder, options.assets / "shapes-video")
         return dict(flow.measured(averages["transformer"], model, encoder, rows, options.seed + 12345))
