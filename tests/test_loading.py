@@ -13,8 +13,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import ldm_file
 import pytest
 import torch
+from families.sd import sd
 from tiny import PROMPTS, excite, save_sd3, sd3_pipeline
 
 from flowrl import export
@@ -230,3 +232,77 @@ def test_offloaded_parts_come_back_to_the_cpu(folder: Path) -> None:
     with patched(policy.pipe.vae, "to", lambda *args: (moved.append(str(args[0])), right(*args))[1]):
         policy.decode(torch.randn(1, *policy.latent_shape()))
     assert moved == ["cpu", "cpu"]  # to the policy's device, which is the CPU here, and back
+
+
+@pytest.fixture(scope="module")
+def one_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Stable Diffusion as a folder and as files: of everything, of the network, and of the network with the VAE."""
+    from safetensors.torch import save_file
+
+    place = tmp_path_factory.mktemp("files")
+    pipe = sd()
+    pipe.save_pretrained(place / "folder")
+    weights = ldm_file.whole(pipe)
+    kept = {"whole": "", "network": "model.", "half": ("model.", "first_stage_model."), "decoder": "first_stage_model."}
+    for name, prefix in kept.items():
+        save_file({key: value for key, value in weights.items() if key.startswith(prefix)}, place / f"{name}.safetensors")
+    return place
+
+
+def of_file(place: Path, name: str, **more: Any) -> PolicySpec:
+    own = {"model": str(place / f"{name}.safetensors"), "config": str(place / "folder"), "dtype": "float32"}
+    return PolicySpec(**{**own, "lora": LoraSpec(rank=2), **more})
+
+
+def parts(pipe: Any) -> dict[str, torch.Tensor]:
+    names = ("unet", "vae", "text_encoder")
+    found = {name: getattr(pipe, name).state_dict() for name in names}
+    return {f"{name}.{key}": value for name, state in found.items() for key, value in state.items() if "lora" not in key}
+
+
+@pytest.mark.parametrize("name", ["whole", "half", "network"])
+def test_a_single_file_is_the_folder_it_was_made_of(one_file: Path, name: str) -> None:
+    plain = load_policy(of_file(one_file, "folder", model=str(one_file / "folder"), config=None))
+    policy = load_policy(of_file(one_file, name))
+    theirs = parts(plain.pipe)
+    assert all(torch.equal(value, theirs[key]) for key, value in parts(policy.pipe).items()) and len(theirs) > 100
+    assert type(policy.pipe.scheduler) is type(plain.pipe.scheduler)
+    assert torch.equal(answer(policy), answer(plain))
+
+
+def test_the_vae_of_a_single_file_is_not_rounded(one_file: Path) -> None:
+    plain = load_policy(of_file(one_file, "folder", model=str(one_file / "folder"), config=None)).pipe.vae.state_dict()
+    policy = load_policy(of_file(one_file, "whole", dtype="bfloat16"))
+    assert policy.network.dtype == policy.pipe.text_encoder.dtype == torch.bfloat16
+    assert all(torch.equal(value, plain[key]) for key, value in policy.pipe.vae.state_dict().items())
+
+
+def test_the_network_of_a_single_file_is_quantised(one_file: Path) -> None:
+    pytest.importorskip("torchao", reason="torchao is not installed")
+    policy = load_policy(of_file(one_file, "whole", dtype="bfloat16", quantize="int8"))
+    plain = load_policy(of_file(one_file, "whole", dtype="bfloat16"))
+    assert "Int8" in type(policy.network.mid_block.attentions[0].transformer_blocks[0].attn1.to_q.weight).__name__
+    gap = (answer(policy) - answer(plain)).abs().mean() / answer(plain).abs().mean()
+    assert 0 < gap < 0.1
+
+
+WRONG_FILES = {
+    "no network": ({"name": "decoder"}, "could not be loaded as a StableDiffusionPipeline .*it holds no weights of the network"),
+    "no such config": ({"name": "whole", "config": "nowhere"}, "model 'nowhere' is neither a folder, a file nor a hub name"),
+    "another family's config": ({"name": "whole", "config": "sd3"}, "could not be loaded as a StableDiffusion3Pipeline"),
+    "other packages": ({"name": "whole", "lora": LoraSpec(rank=0), "quantize": "int8"}, "quantised weights cannot be trained"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_FILES)
+def test_what_a_single_file_lacks_is_a_sentence(one_file: Path, folder: Path, case: str) -> None:
+    more, said = WRONG_FILES[case]
+    more = {**more, "config": str(folder)} if more.get("config") == "sd3" else more
+    with pytest.raises(ValueError, match=said):
+        load_policy(of_file(one_file, **more))
+
+
+def test_a_file_that_was_cut_off_is_a_sentence(one_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "cut.safetensors").write_bytes((one_file / "whole.safetensors").read_bytes()[:5000])
+    with pytest.raises(ValueError, match="cut.safetensors.* (is not readable as safetensors|could not be loaded)"):
+        load_policy(of_file(tmp_path, "cut", config=str(one_file / "folder")))

@@ -23,6 +23,8 @@ the end of their first dimension, so a family that has such rows gives a mask al
 Pictures = Sequence[np.ndarray]
 """The images a prompt comes with (first frame, references), uint8 [H, W, 3] each."""
 
+NETWORKS = ("transformer", "unet")
+"""What a pipeline calls its denoising networks; a second expert's name begins with one of these."""
 
 JOINT = (
     "attn.to_q",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import json
+from collections.abc import Mapping
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +17,7 @@ from flowrl.said import first_line
 
 from .family import Family
 from .policy import DiffusersPolicy
-from .quantized import quantization
+from .quantized import quantized_networks
 from .single import single_file
 from .table import FAMILIES
 
@@ -83,10 +85,17 @@ def embedded(name: str) -> Path:
     return folder
 
 
-def _load(model: str, spec: PolicySpec, token: str | None) -> Any:
+def _load(model: str, spec: PolicySpec, token: str | None, parts: Mapping[str, Any] | None = None) -> Any:
+    """The pipeline, with these components instead of its own."""
     folder = embedded(model) if model in EMBEDDED else Path(model).expanduser()
     if folder.is_file():
-        return single_file(folder, spec, lambda config: _index(Path(config), config, None, token))
+        rest = replace(spec, revision=None, variant=None, quantize=None)
+        return single_file(
+            folder,
+            spec,
+            lambda config: _index(Path(config).expanduser(), config, None, token),
+            lambda config, parts: _load(config, rest, token, parts),
+        )
     index = _index(folder, model, spec.revision, token)
     name = str(index.get("_class_name"))
     import diffusers
@@ -100,10 +109,10 @@ def _load(model: str, spec: PolicySpec, token: str | None) -> Any:
     absent = {part: None for part, kind in index.items() if kind == [None, None]}
     hub = {"revision": spec.revision, "variant": spec.variant, "token": token}
     dtype = {"vae": torch.float32, "default": getattr(torch, spec.dtype)}
-    fewer = quantization(spec, index)
+    fewer = quantized_networks(spec, index)
     try:
         return getattr(diffusers, name).from_pretrained(
-            str(folder) if folder.is_dir() else model, dtype=dtype, **absent, **fewer, **hub
+            str(folder) if folder.is_dir() else model, dtype=dtype, **absent, **fewer, **hub, **(parts or {})
         )
     except (OSError, ValueError, ImportError, RuntimeError) as error:
         raise ValueError(_said(error, model, spec, f"could not be loaded as {name}")) from error

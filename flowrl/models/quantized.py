@@ -10,12 +10,13 @@ import torch
 
 from flowrl.recipe import PolicySpec
 
-NETWORKS = ("transformer", "unet")
+from .family import NETWORKS
+
 PACKAGES = {"nf4": "bitsandbytes", "int8": "torchao"}
 
 
-def quantization(spec: PolicySpec, index: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of from_pretrained that load the denoising networks quantised; none where spec.quantize is None.
+def quantization(spec: PolicySpec) -> Any:
+    """The configuration that a denoising network is loaded quantised with; None where spec.quantize is.
 
     nf4: bitsandbytes, double quantisation, needs a CUDA device.  int8: torchao, weights only, on any device.
 
@@ -23,7 +24,7 @@ def quantization(spec: PolicySpec, index: Mapping[str, Any]) -> dict[str, Any]:
     Source: QLoRA (2305.14314).
     """
     if spec.quantize is None:
-        return {}
+        return None
     if not spec.lora.rank:
         raise ValueError(f"policy.quantize {spec.quantize} at lora.rank 0: quantised weights cannot be trained; set a rank above 0")
     package = PACKAGES[spec.quantize]
@@ -31,13 +32,6 @@ def quantization(spec: PolicySpec, index: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(f"policy.quantize {spec.quantize} needs {package}: pip install {package}")
     if spec.quantize == "nf4" and not torch.cuda.is_available():
         raise ValueError("policy.quantize nf4 needs a CUDA device, and there is none; use int8, which runs anywhere")
-    from diffusers import PipelineQuantizationConfig
-
-    names = [name for name in index if name.startswith(NETWORKS) and index[name] != [None, None]]
-    return {"quantization_config": PipelineQuantizationConfig(quant_mapping={name: _config(spec) for name in names})}
-
-
-def _config(spec: PolicySpec) -> Any:
     if spec.quantize == "nf4":
         from diffusers import BitsAndBytesConfig
 
@@ -51,3 +45,17 @@ def _config(spec: PolicySpec) -> Any:
     from torchao.quantization import Int8WeightOnlyConfig
 
     return TorchAoConfig(Int8WeightOnlyConfig())
+
+
+def quantized_networks(spec: PolicySpec, index: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of a pipeline's from_pretrained that load its denoising networks quantised; index: its model_index.json.
+
+    Raises: as `quantization`.
+    """
+    config = quantization(spec)
+    if config is None:
+        return {}
+    from diffusers import PipelineQuantizationConfig
+
+    names = [name for name in index if name.startswith(NETWORKS) and index[name] != [None, None]]
+    return {"quantization_config": PipelineQuantizationConfig(quant_mapping=dict.fromkeys(names, config))}

@@ -10,12 +10,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from flowrl.models.family import NETWORKS
 from flowrl.recipe import PolicySpec
 
 from .infer import Unknown
 from .listen import Heard, listening, patched
-
-NETWORKS = ("transformer", "unet")
 
 
 class Runner:
