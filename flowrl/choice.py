@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +14,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from flowrl.models import DiffusersPolicy
+    from flowrl.recipe import PolicySpec
 
-Draw = Callable[[str, Mapping[str, Any], int], "np.ndarray"]
-"""draw(prompt, metadata, seed) -> an image, uint8 [H, W, 3], or a video, [T, H, W, 3]."""
+Draw = Callable[..., "np.ndarray"]
+"""draw(prompt, metadata, seed, images of the prompt) -> an image, uint8 [H, W, 3], or a video, [T, H, W, 3]."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +74,8 @@ def steered(policy: DiffusersPolicy, choice: Choice, steps: int) -> Draw:
 
     value, sigmas = values(choice), policy.sigmas(steps)
 
-    def draw(prompt: str, metadata: Mapping[str, Any], seed: int) -> np.ndarray:
-        cond, source = policy.encode([prompt]), Source(seed, 0)
+    def draw(prompt: str, metadata: Mapping[str, Any], seed: int, images: Sequence[Path] = ()) -> np.ndarray:
+        cond, source = policy.encode([prompt], images=[images]), Source(seed, 0)
         x0 = svdd(
             lambda x, sigma, slot: policy.velocity(x, sigma, cond.take(slot)),
             lambda x, slot: value(policy.decode(x), prompt, metadata),
@@ -88,7 +89,7 @@ def steered(policy: DiffusersPolicy, choice: Choice, steps: int) -> Draw:
     return draw
 
 
-def policy(model: str, lora: Path | None, guidance: float, device: str, tokens: int) -> DiffusersPolicy:
+def policy(spec: PolicySpec, lora: Path | None, device: str) -> DiffusersPolicy:
     """A model with its adapter as flowrl samples it.
 
     Raises: ValueError for a family that flowrl has no adapter for; only plain images and best of n need none.
@@ -97,16 +98,12 @@ def policy(model: str, lora: Path | None, guidance: float, device: str, tokens: 
 
     from flowrl.export import load_lora
     from flowrl.loading import load_policy
-    from flowrl.recipe import LoraSpec, PolicySpec
+    from flowrl.models.caller import own
+    from flowrl.recipe import LoraSpec
 
     half = device.startswith("cuda") and torch.cuda.is_bf16_supported()
-    spec = PolicySpec(
-        model=model,
-        dtype="bfloat16" if half else "float32",
-        guidance=guidance,
-        max_sequence_length=tokens,
-        lora=LoraSpec(rank=0 if lora is None else 1),  # the file brings its own
-    )
+    # the file brings its own rank
+    spec = replace(own(spec), dtype="bfloat16" if half else "float32", lora=LoraSpec(rank=0 if lora is None else 1))
     made = load_policy(spec, device)
     if lora is not None:
         load_lora(made, lora if lora.is_dir() else lora.parent)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,20 +16,14 @@ from flowrl.choice import Choice, Draw, kept, policy, steered
 from flowrl.data import Prompts
 from flowrl.inference import guided
 from flowrl.inference.guidance import DENOISERS, check
-from flowrl.said import first_line
+from flowrl.models.caller import Caller, takes
+from flowrl.recipe import PolicySpec
 
 if TYPE_CHECKING:
     import numpy as np
 
 __all__ = ["Choice", "load_pipeline", "read_prompts", "sample", "usable"]
 
-SMALL: dict[str, dict[str, int]] = {
-    "shapes": {"max_sequence_length": 16},
-    "shapes_video": {"height": 32, "width": 32, "num_frames": 9, "max_sequence_length": 16},
-}
-"""What the embedded models are called with, as they were trained."""
-TOKENS = 256
-"""What Stable Diffusion 3's pipeline takes unless told otherwise."""
 FPS = 16.0
 """Wan's; no pipeline says its own."""
 STRIP = 3
@@ -42,12 +37,16 @@ def sample(
     *,
     seeds: Sequence[int] = (0,),
     steps: int = 20,
-    guidance: float = 1.0,
+    guidance: float | None = None,
     rlg: float | None = None,
     choice: Choice | None = None,
     out: str | Path = "samples",
     device: str = "auto",
+    height: int | None = None,
+    width: int | None = None,
     frames: int | None = None,
+    images: Sequence[str | Path] = (),
+    config: str | None = None,
     fps: float = FPS,
     progress: Callable[[str], None] | None = None,
 ) -> Path:
@@ -55,14 +54,17 @@ def sample(
     folder.
 
     An image depends on its prompt, its seed and the settings, not on what else is sampled: each is drawn from its own generator.
+    model: a folder in diffusers format, a hub name, an embedded model, or a single file, whose `config` describes its components.
+    guidance: None: that of the model's family, as in training.  images: what every prompt without an image of its own begins with
+    or edits.  height, width: None: the family's own.
     rlg: weight of the guidance from the base to the adapter, None or 1 the adapter as it is (`flowrl.inference.rlg`).
     choice: several images a seed, or candidates a step, of which a reward keeps the best; prompts with metadata for it are a
     flowrl.data.Prompts. Scores are written to metadata.jsonl.
     frames: of a video, None as many as its pipeline makes;  fps: at which it plays. Videos are .mp4 where a package can write them,
     else animated .webp (`moving.film`); `progress` is told which.
 
-    Raises: ValueError for no prompts or seeds, a folder that holds no adapter, rlg without adapter, frames of a model of images,
-    or a reward that could not score any image; FileNotFoundError for a missing folder.
+    Raises: ValueError for no prompts or seeds, a folder that holds no adapter, rlg without adapter, frames of a model of images, a
+    size the model cannot draw, a missing image, or a reward that could not score any image; FileNotFoundError for a missing folder.
     """
     from flowrl import moving
 
@@ -76,10 +78,12 @@ def sample(
             check(rlg)
             if folder is None:
                 raise ValueError(f"rlg {rlg:g} goes from the base to an adapter, and none is given; add one: --lora RUN")
-        pipe, draw = _drawing(model, folder, steps, guidance, choice, device, frames)
+        spec = PolicySpec(model=model, config=config, guidance=guidance, height=height, width=width, frames=frames)
+        pipe, draw = _drawing(spec, folder, steps, choice, device, bool(images))
         if rlg is not None:
             stack.enter_context(guided(pipe, rlg))
         settings = {"steps": steps, "guidance": guidance, "model": model, "lora": folder and str(folder), "rlg": rlg}
+        settings |= {"height": height, "width": width}
         out = Path(out)
         out.mkdir(parents=True, exist_ok=True)
         rows: list[list[np.ndarray]] = []
@@ -87,15 +91,19 @@ def sample(
             progress(f"videos are written as {moving.described()}")
         records: list[dict[str, Any]] = []
         for number, (prompt, metadata) in enumerate(zip(given.text, given.metadata, strict=True)):
-            images: list[np.ndarray] = []
+            drawn: list[np.ndarray] = []
+            own = given.images[number]
+            shown = tuple(Path(file) for file in (images if own is None else [own]))
+            here = partial(draw, images=shown)
             told = {**metadata, "fps": fps} if filmed(pipe) else metadata
+            settings["images"] = [str(file) for file in shown]
             for seed in seeds:
-                image, note = kept(draw, choice, prompt, told, seed) if choice else (draw(prompt, told, seed), {})
+                image, note = kept(here, choice, prompt, told, seed) if choice else (here(prompt, told, seed), {})
                 stem = out / f"{number:04d}-{_slug(prompt)}-{seed}"
                 file = moving.save(stem, image, None) if image.ndim == 3 else moving.film(stem, image, fps)
-                images.append(image if image.ndim == 3 else moving.strip(image, STRIP, gap=0))
+                drawn.append(image if image.ndim == 3 else moving.strip(image, STRIP, gap=0))
                 records.append({**told, "file_name": file.name, "prompt": prompt, "seed": seed, **settings, **note})
-            rows.append(images)
+            rows.append(drawn)
             if progress is not None:
                 progress(f"{number + 1}/{len(given)}  {prompt}")
     lines = "".join(json.dumps(record, ensure_ascii=False, default=str) + "\n" for record in records)
@@ -109,37 +117,33 @@ def sample(
 
 
 def _drawing(
-    model: str, folder: Path | None, steps: int, guidance: float, choice: Choice | None, device: str, frames: int | None
+    spec: PolicySpec, folder: Path | None, steps: int, choice: Choice | None, device: str, pictured: bool
 ) -> tuple[Any, Draw]:
     """A loaded pipeline, and what draws one image or video with it."""
     if choice and choice.svdd > 1:
-        made = policy(model, folder, guidance, device, SMALL.get(model, {}).get("max_sequence_length", TOKENS))
+        made = policy(spec, folder, device)
         return made.pipe, steered(made, choice, steps)
     import torch
 
-    pipe = load_pipeline(model, device)
+    pipe = load_pipeline(spec, device)
     if folder is not None:
         from flowrl.models.lora import attach
 
         networks = [name for name in DENOISERS if getattr(pipe, name, None) is not None]
         attach(pipe, networks, str(folder), "--lora")
-    extra = dict(SMALL.get(model, {}))
-    if frames is not None:
-        if not filmed(pipe):
-            raise ValueError(f"model {model!r} makes images, and {frames} frames are asked for; leave --frames out")
-        extra["num_frames"] = frames
+    call = Caller(pipe, spec, pictured)
 
-    def draw(prompt: str, metadata: Mapping[str, Any], seed: int) -> np.ndarray:
+    def draw(prompt: str, metadata: Mapping[str, Any], seed: int, images: Sequence[Path] = ()) -> np.ndarray:
         # one call an image: in a batch, rounding depends on the neighbours
         noise = torch.Generator().manual_seed(seed)
-        return first(pipe(prompt, num_inference_steps=steps, guidance_scale=guidance, generator=noise, **extra))
+        return first(pipe(prompt=prompt, num_inference_steps=steps, generator=noise, **call(prompt, images)))
 
     return pipe, draw
 
 
 def filmed(pipe: Any) -> bool:
     """Whether a pipeline makes videos."""
-    return "num_frames" in inspect.signature(type(pipe).__call__).parameters
+    return takes(pipe, "num_frames")
 
 
 def first(answer: Any) -> np.ndarray:
@@ -153,38 +157,24 @@ def first(answer: Any) -> np.ndarray:
     return video if video.dtype == np.uint8 else (video * 255).round().clip(0, 255).astype(np.uint8)
 
 
-def load_pipeline(model: str, device: str) -> Any:
-    """A diffusers pipeline in bfloat16 on a GPU that has it, float32 elsewhere.
+def load_pipeline(spec: PolicySpec, device: str) -> Any:
+    """The spec's diffusers pipeline in bfloat16 on a GPU that has it, float32 elsewhere.
 
     Raises: ValueError with a sentence where the folder or the hub cannot give it.
     """
     import torch
-    from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
-    if model in SMALL:
-        from flowrl.models import embedded
+    from flowrl.models.loading import load
 
-        where = str(embedded(model))
-    else:
-        where = str(Path(model).expanduser()) if Path(model).expanduser().is_dir() else model
-    dtype = torch.bfloat16 if device.startswith("cuda") and torch.cuda.is_bf16_supported() else torch.float32
-    # a component saved as None is refused by from_pretrained unless it is passed as None again (SD3 without T5)
-    try:
-        config: Any = DiffusionPipeline.load_config(where)
-        absent = {name: None for name, part in config.items() if part in ([None, None], (None, None))}
-        pipe = DiffusionPipeline.from_pretrained(where, dtype=dtype, **absent)
-    except (OSError, ValueError) as error:
-        reason = first_line(error)
-        raise ValueError(
-            f"model {model!r} cannot be loaded, neither as a folder here nor from the hub ({reason}); check the name, go online, "
-            "and log in where the model is gated"
-        ) from error
+    dtype = "bfloat16" if device.startswith("cuda") and torch.cuda.is_bf16_supported() else "float32"
+    pipe = load(replace(spec, dtype=dtype))
     pipe.set_progress_bar_config(disable=True)
-    return pipe.to(device)
+    return pipe.to(device) if dtype == "float32" else pipe.to(device, torch.bfloat16)
 
 
-def read_prompts(given: Sequence[str]) -> Prompts:
-    """Texts as they are; a word that names a file or folder becomes the prompts in it (flowrl.data.read), with their metadata.
+def read_prompts(given: Sequence[str], image: str | None = None) -> Prompts:
+    """Texts as they are; a word that names a file or folder becomes the prompts in it (flowrl.data.read), with their metadata, and
+    the images that the column `image` names.
 
     Raises: FileNotFoundError for what looks like a file and is none; ValueError for an empty one.
     """
@@ -193,9 +183,9 @@ def read_prompts(given: Sequence[str]) -> Prompts:
         if not text.strip():
             raise ValueError("an empty prompt; give a text")
         named = " " not in text and Path(text).suffix in (".txt", ".jsonl", ".json", ".csv", ".tsv", ".parquet")
-        found.append(data.read(text if named or text.startswith("hf:") else [text]))
-    parts = [(text, metadata) for prompts in found for text, metadata in zip(prompts.text, prompts.metadata, strict=True)]
-    return Prompts(tuple(text for text, _ in parts), tuple(metadata for _, metadata in parts), (None,) * len(parts))
+        found.append(data.read(text, image=image) if named or text.startswith("hf:") else data.read([text]))
+    rows = [row for part in found for row in zip(part.text, part.metadata, part.images, strict=True)]
+    return Prompts(*zip(*rows, strict=True))
 
 
 def usable(name: str) -> str:

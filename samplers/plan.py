@@ -99,6 +99,14 @@ class Plan:
         sigma, sigma_next = self.sigma[self.parent[nodes]], self.sigma[nodes]
         return path.coefficients(sigma, sigma_next, *self.law(sigma, sigma_next, self.guard, alpha=path.alpha))
 
+    def excess(self, path: paths.Path = paths.flow) -> float:
+        """How much more noise a recorded edge leaves than its level stands for: the greatest sqrt(c^2 + s^2) / sigma' of those that
+        end above sigma' = 0; 1 for laws that keep the path's marginals, and where there is no such edge."""
+        nodes = self.edges[self.sigma[self.edges] > 0]
+        sigma, sigma_next = self.sigma[self.parent[nodes]], self.sigma[nodes]
+        c, s = self.law(sigma, sigma_next, self.guard, alpha=path.alpha)
+        return float(((c**2 + s**2).sqrt() / sigma_next).amax()) if len(nodes) else 1.0
+
     @cached_property
     def edges(self) -> Tensor:
         """Recorded edges, named by the node they lead to."""

@@ -24,7 +24,7 @@ from flowrl.cli import methods as explained
 from flowrl.cli.app import main
 from flowrl.cli.sample import parse_seeds
 from flowrl.methods.claims import NUMBERS
-from flowrl.recipe import PolicySpec, Recipe, RewardSpec
+from flowrl.recipe import DataSpec, PolicySpec, Recipe, RewardSpec, RunSpec
 from flowrl.settings import dump, load
 
 COMMANDS = ("train", "sample", "score", "serve", "methods", "rewards", "plan", "report", "export", "vote")
@@ -180,7 +180,7 @@ def test_train_ends_with_the_result(trained: list[tuple[Recipe, str | None]], ca
         ("sample a --lora nowhere", "error: there is no adapter at nowhere; give a run's lora folder"),
         ("sample a --lora .", "error: . holds no adapter (no .safetensors file); give a run's lora folder"),
         ("sample a --device warp", "error: device 'warp' cannot be used here"),
-        ("sample a --model no/model/here", "error: model 'no/model/here' cannot be loaded"),
+        ("sample a --model no/model/here", "error: model 'no/model/here' is neither a folder, a file nor a hub name"),
         ("sample a --rlg 1.5", "error: rlg 1.5 goes from the base to an adapter, and none is given; add one: --lora RUN"),
         ("sample a --rlg nan", "error: rlg is nan; give a finite number"),
         ("sample a --best-of 4", "error: --best-of and --svdd choose by a reward, and none is named"),
@@ -634,6 +634,22 @@ def test_the_commands_to_go_on_with_are_valid(tmp_path: Path, trained: list[tupl
         if words[0] == "train":
             assert call(*words) == 0
     assert trained[0][0].policy.model == "stabilityai/stable-diffusion-3.5-medium"
+
+
+def test_after_a_run_of_ones_own_model_the_commands_are_about_that_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(screen, "program", lambda: "flowrl")
+    run = write_result(tmp_path / "run")
+    policy = PolicySpec(model="owner/model", guidance=4.5, frames=33)
+    dump(Recipe(policy=policy, run=RunSpec(iterations=50)), run / "run.yaml")
+    (run / "samples").mkdir()
+    (run / "samples" / "index.jsonl").write_text(json.dumps({"caption": 0, "prompt": "a cat's hat", "task": None}) + "\n")
+    (run / "lora").mkdir()
+    first, _, last = (shlex.split(command)[1:] for command, _ in screen.commands(run))
+    sized = ["--guidance", "4.5", "--frames", "33"]
+    assert first == ["sample", "a cat's hat", "--model", "owner/model", *sized, "--lora", str(run / "lora")]
+    assert last == ["train", "--resume", str(run), "--iterations", "100"]
+    dump(Recipe(policy=policy, data=DataSpec(prompts="p.jsonl", image="picture")), run / "run.yaml")
+    assert shlex.split(screen.commands(run)[0][0])[1:5] == ["sample", "p.jsonl", "--image-column", "picture"]
 
 
 def test_report_calls_the_report_and_prints_its_path(

@@ -212,7 +212,7 @@ def test_the_embedded_model_under_guidance(tmp_path: Path) -> None:
     policy = load_policy(spec)
     excite(policy.trainable(), 0.05)
     save_lora(policy, tmp_path / "lora")
-    plain = load_pipeline("shapes", "cpu")
+    plain = load_pipeline(spec, "cpu")
     options = {"shape": policy.latent_shape(), "guidance_scale": 3.0}
     start = latents(plain, 2, **options)
     plain.load_lora_weights(str(tmp_path / "lora"))

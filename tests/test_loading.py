@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -87,6 +88,23 @@ HUB = {
 def test_what_the_hub_refuses_is_a_sentence(said: dict[str, str], name: str) -> None:
     assert HUB[name] in said[name]
     assert f"Bearer {TOKEN}" in SEEN
+
+
+UNREAD = {
+    "guidance_rescale": (0.5, "only StableDiffusionPipeline and StableDiffusionXLPipeline has it"),
+    "guidance_cap": (2.0, "only ZImagePipeline has it"),
+    "edit": (True, "only Flux2KleinPipeline has it"),
+    "true_guidance": (3.0, "the factor between its two predictions is policy.guidance"),
+    "guidance_2": (2.0, "the model has one expert"),
+}
+
+
+@pytest.mark.parametrize("setting", UNREAD)
+def test_a_setting_that_the_model_does_not_read_is_refused(folder: Path, setting: str) -> None:
+    value, why = UNREAD[setting]
+    said = f"policy.{setting} {value}: StableDiffusion3Pipeline does not read it, {why}; take policy.{setting} out"
+    with pytest.raises(ValueError, match=re.escape(said)):
+        load_policy(spec(folder, **{setting: value}))
 
 
 def test_a_full_disk_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,7 +225,7 @@ def test_a_quantised_base_carries_an_adapter(folder: Path) -> None:
     [
         ({"quantize": "int8", "lora": LoraSpec(rank=0)}, "quantised weights cannot be trained; set a rank above 0"),
         ({"quantize": "nf4"}, "needs (a CUDA device|bitsandbytes)"),
-        ({"attention": "flashy"}, "policy.attention 'flashy' is unknown; diffusers has: .*native"),
+        ({"attention": "flashy"}, r"policy.attention 'flashy' is unknown \(did you mean 'flash'\?\); diffusers has: .*native"),
         ({"attention": "sage"}, "has no backward"),
         ({"attention": "xformers"}, "cannot be used here"),
     ],

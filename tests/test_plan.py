@@ -10,7 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flowrl.samplers import Plan, chains, comb, join, laws, merged, own_share, schedules, solvers, tree, units
+from flowrl.methods import VISUAL
+from flowrl.samplers import Plan, chains, comb, join, laws, merged, own_share, paths, schedules, solvers, tree, units
 
 quick = settings(deadline=None, max_examples=50)  # a shared machine may stall at any moment
 LAW = laws.flow_sde(0.7)
@@ -272,3 +273,15 @@ def test_flash_makes_as_many_calls_as_published(start: int) -> None:
 def test_the_frozen_flash_makes_7_calls() -> None:
     plan = chains(schedules.flash_tail(schedules.linear_shift(25, 3.0), 3, 0.2), LAW, range(4))
     assert plan.nfe() == 7
+
+
+def test_a_law_of_flows_leaves_too_much_noise_on_the_path_of_stable_diffusion() -> None:
+    """The exact laws leave c^2 + s^2 = sigma'^2 on any path; an Euler-Maruyama step of a flow does nearly so on its own."""
+    table = paths.alphas_cumprod()
+    path, levels = paths.vp("epsilon", table), schedules.vp(10, table)
+    flow = torch.cat([torch.linspace(1, 0.1, 10, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)])
+    made = {name: VISUAL[name]() for name in ("flow_grpo", "ddpo", "flow_cps")}
+    assert made["flow_grpo"].plan_at(0, levels, 0).excess(path) > 5
+    assert 1 < made["flow_grpo"].plan_at(0, flow, 0).excess() < 1.5
+    for name in ("ddpo", "flow_cps"):
+        assert made[name].plan_at(0, levels, 0).excess(path) == pytest.approx(1, abs=1e-9)

@@ -27,7 +27,9 @@ class Films:
 
     pictures = False
 
-    def __call__(self, prompt: str, num_inference_steps: int, guidance_scale: float, generator: Any, num_frames: int = 9) -> Any:
+    def __call__(
+        self, prompt: str, num_inference_steps: int, generator: Any, num_frames: int = 9, guidance_scale: float = 1.0
+    ) -> Any:
         start = torch.randn(1, generator=generator).item()
         level = (0.1 + 0.8 * (torch.arange(num_frames) / num_frames + start)) % 1
         video = level[:, None, None, None].expand(num_frames, 16, 24, 3).numpy()
@@ -41,7 +43,7 @@ class Pictures(Films):
 
 
 def sampled(folder: Path, pipe: Films, monkeypatch: pytest.MonkeyPatch, **how: Any) -> list[dict[str, Any]]:
-    monkeypatch.setattr(sampling, "load_pipeline", lambda model, device: pipe)
+    monkeypatch.setattr(sampling, "load_pipeline", lambda spec, device: pipe)
     sampling.sample("films", ["a dawn", "a dusk"], seeds=[0, 1], out=folder, device="cpu", **how)
     return [json.loads(line) for line in (folder / "metadata.jsonl").read_text().splitlines()]
 
@@ -56,7 +58,7 @@ def test_sample_writes_films_and_a_sheet(tmp_path: Path, monkeypatch: pytest.Mon
     assert rows[0]["file_name"] == "0000-a-dawn-0.mp4" and rows[0]["fps"] == 12 == seen.fps
     assert seen.pixels.shape == (5, 16, 24, 3)
     generator = torch.Generator().manual_seed(0)
-    right = sampling.first(pipe("", 1, 1, generator, 5))
+    right = sampling.first(pipe("", 1, generator, 5))
     assert right.dtype == np.uint8 and np.abs(seen.pixels.astype(int) - right).max() < 8
     with Image.open(tmp_path / "grid.png") as grid:
         # three frames of each, enlarged
@@ -64,7 +66,7 @@ def test_sample_writes_films_and_a_sheet(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_numbers_and_pictures_of_a_pipeline_are_the_same_bytes() -> None:
-    numbers, drawn = (sampling.first(pipe("", 1, 1, torch.Generator().manual_seed(3))) for pipe in (Films(), Pictures()))
+    numbers, drawn = (sampling.first(pipe("", 1, torch.Generator().manual_seed(3))) for pipe in (Films(), Pictures()))
     assert numbers.dtype == np.uint8 and np.array_equal(numbers, drawn)
 
 
@@ -92,9 +94,9 @@ def test_sample_keeps_the_best_of_several_videos(tmp_path: Path, monkeypatch: py
 
 def test_frames_of_a_model_of_images_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Stills:
-        def __call__(self, prompt: str, num_inference_steps: int, guidance_scale: float, generator: Any) -> None: ...
+        def __call__(self, prompt: str, num_inference_steps: int, generator: Any) -> None: ...
 
-    with pytest.raises(ValueError, match=r"model 'films' makes images, and 5 frames are asked for"):
+    with pytest.raises(ValueError, match="frames 5: Stills draws images; take them out"):
         sampled(tmp_path, Stills(), monkeypatch, frames=5)  # pyright: ignore[reportArgumentType]
 
 

@@ -53,6 +53,8 @@ def options(
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    for library in ("DIFFUSERS", "TRANSFORMERS"):  # their advice is for people who write Python, and stands before our sentence
+        os.environ.setdefault(f"{library}_VERBOSITY", "error")
     debug = "--debug" in given or os.environ.get("FLOWRL_DEBUG", "0") not in ("", "0")
     try:
         with _plain_warnings():

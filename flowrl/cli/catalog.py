@@ -151,7 +151,8 @@ def entries() -> list[Entry]:
 
 def entry(name: str) -> Entry:
     """Raises: ValueError for a name that is no method's, with the nearest."""
-    from flowrl.recipes.build import METHODS, near
+    from flowrl.recipes.build import METHODS
+    from flowrl.said import near
 
     for one in entries():
         if one.name == name:

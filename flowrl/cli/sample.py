@@ -14,11 +14,12 @@ if TYPE_CHECKING:
 
 def sample(
     prompts: Annotated[list[str], typer.Argument(help="Texts, or files with one prompt a line.")],
-    model: Annotated[str, typer.Option(help="A hub name, a folder in diffusers format, or shapes (embedded).")] = "shapes",
+    model: Annotated[str, typer.Option(help="A hub name, a folder in diffusers format, a file, or shapes (embedded).")] = "shapes",
+    config: Annotated[str | None, typer.Option(metavar="MODEL", help="Folder or hub name that a single file is of.")] = None,
     lora: Annotated[Path | None, typer.Option(help="A trained adapter: a run's lora folder, or the run itself.")] = None,
     seeds: Annotated[str, typer.Option(help="Seeds, one image each: 0,1,2 or 0-7.")] = "0-3",
     steps: Annotated[int, typer.Option(min=1, help="Steps of the sampler.")] = 20,
-    guidance: Annotated[float, typer.Option(min=0, help="Classifier-free guidance; 1 or less is none.")] = 1.0,
+    guidance: Annotated[float | None, typer.Option(min=0, help="Guidance scale; default: the model's own, as in training.")] = None,
     rlg: Annotated[float | None, typer.Option(help="From the base (0) to the adapter (1) and beyond; with --lora.")] = None,
     rewards: Annotated[
         list[str] | None, typer.Option("--reward", metavar="NAME", help="What --best-of and --svdd choose by.")
@@ -26,6 +27,13 @@ def sample(
     best_of: Annotated[int, typer.Option(help="Images drawn a seed, of which the best is kept.")] = 1,
     svdd: Annotated[int, typer.Option(help="Candidates at every step, of which the most promising goes on.")] = 1,
     out: Annotated[Path, typer.Option(help="Folder for the images.")] = Path("samples"),
+    image: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="What a video begins with, or what is edited; of two: first and last."),
+    ] = None,
+    image_column: Annotated[str | None, typer.Option(metavar="NAME", help="Column of a prompts file with an image each.")] = None,
+    height: Annotated[int | None, typer.Option(min=1, help="Pixels; default: the model's own.")] = None,
+    width: Annotated[int | None, typer.Option(min=1, help="Pixels; default: the model's own.")] = None,
     frames: Annotated[int | None, typer.Option(min=1, help="Frames of a video; default: as many as the model makes.")] = None,
     fps: Annotated[float, typer.Option(min=0.1, help="Frames a second at which videos play.")] = 16.0,
     device: Annotated[str, typer.Option(help="cpu, cuda, mps or auto.")] = "auto",
@@ -44,6 +52,8 @@ def sample(
 
         flowrl sample prompts.txt --model stabilityai/stable-diffusion-3.5-medium --steps 28 --guidance 4.5 --out images
 
+        flowrl sample "the kite flies away" --image kite.png --model Wan-AI/Wan2.1-I2V-14B-480P-Diffusers --steps 50
+
         flowrl sample "a kite in the wind" --model Wan-AI/Wan2.1-T2V-1.3B-Diffusers --steps 50 --guidance 5 --frames 33
     """
     from flowrl import sample as sampling
@@ -53,13 +63,13 @@ def sample(
             f"images are chosen by one reward, and {', '.join(rewards)} are {len(rewards)}; write a function that adds them up"
         )
     reward = rewards[0] if rewards else None
-    texts = sampling.read_prompts(prompts)
+    texts = sampling.read_prompts(prompts, image_column)
     choice = _choice(reward, best_of, svdd, sampling.usable(device))
     if reward is not None and reward.partition(":")[0] == "shapes":
         texts = _asked(texts)
     folder = sampling.sample(
         model, texts, lora=lora, seeds=parse_seeds(seeds), steps=steps, guidance=guidance, rlg=rlg, choice=choice, out=out,
-        device=device, frames=frames, fps=fps, progress=print,
+        device=device, height=height, width=width, frames=frames, images=image or (), config=config, fps=fps, progress=print,
     )  # fmt: skip
     print(f"images, grid.png and metadata.jsonl are in {folder}")
 

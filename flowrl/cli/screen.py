@@ -9,11 +9,14 @@ import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+if TYPE_CHECKING:
+    from flowrl.recipe import Recipe
 
 Part = Mapping[str, Any]
 OWN = "train --model stabilityai/stable-diffusion-3.5-medium --reward clip=1 --prompts prompts.txt"
@@ -51,16 +54,21 @@ def final(folder: Path, console: Console | None = None) -> None:
 
 def commands(folder: Path) -> list[tuple[str, str]]:
     """Three commands to go on with, as they can be pasted into a shell."""
-    model = _model(folder)
-    run = shlex.quote(str(folder))
-    flowrl = program()
-    sample = f'{flowrl} sample "a red circle" --model {shlex.quote(model)}'
+    from flowrl.models import EMBEDDED
+
+    recipe, run, flowrl = _recipe(folder), shlex.quote(str(folder)), program()
+    sampled = ["sample", *_prompt(folder, recipe), "--model", recipe.policy.model]
+    for name in ("config", "guidance", "height", "width", "frames"):
+        value = getattr(recipe.policy, name)
+        sampled += [] if value is None else [f"--{name}", f"{value:g}" if isinstance(value, float) else str(value)]
     if (folder / "lora").is_dir():
-        sample += f" --lora {shlex.quote(str(folder / 'lora'))}"
+        sampled += ["--lora", str(folder / "lora")]
+    further = f"train --resume {run} --iterations {2 * recipe.run.iterations}"
+    embedded = recipe.policy.model in EMBEDDED
     return [
-        (sample, "make images with what was trained"),
+        (f"{flowrl} {shlex.join(sampled)}", "draw with what was trained"),
         (f"{flowrl} report {run} --open", "look at the curves and pictures"),
-        (f"{flowrl} {OWN}", "train your own model"),
+        (f"{flowrl} {OWN}", "train your own model") if embedded else (f"{flowrl} {further}", "train on, to twice the iterations"),
     ]
 
 
@@ -70,7 +78,7 @@ def _for_comfyui(folder: Path) -> list[Path]:
     from flowrl.models import EMBEDDED
 
     found = sorted(path for path in (folder / "lora").glob("*.safetensors") if path.with_name(LORA_FILE).is_file())
-    return [path for path in found if path.name != LORA_FILE and _model(folder) not in EMBEDDED]
+    return [path for path in found if path.name != LORA_FILE and _recipe(folder).policy.model not in EMBEDDED]
 
 
 def program() -> str:
@@ -115,10 +123,20 @@ def _number(value: object) -> bool:
     return isinstance(value, (int, float)) and not math.isnan(value)
 
 
-def _model(folder: Path) -> str:
+def _recipe(folder: Path) -> Recipe:
+    from flowrl.recipe import Recipe
     from flowrl.settings import load
 
-    return load(folder / "run.yaml").policy.model if (folder / "run.yaml").is_file() else "shapes"
+    return load(folder / "run.yaml") if (folder / "run.yaml").is_file() else Recipe()
+
+
+def _prompt(folder: Path, recipe: Recipe) -> list[str]:
+    """What to draw: the run's own prompts where each comes with an image, else the first that it showed."""
+    if recipe.data.image is not None:
+        return [str(recipe.data.prompts), "--image-column", recipe.data.image]
+    index = folder / "samples" / "index.jsonl"
+    rows = index.read_text(encoding="utf-8").splitlines() if index.is_file() else []
+    return [json.loads(rows[0])["prompt"] if rows else "a red circle"]
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from flowrl.said import first_line
+from flowrl.said import first_line, near
 
 INFERENCE_ONLY = ("sage", "_sage")
 """Beginnings of backends without a backward."""
@@ -23,7 +23,7 @@ def use(network: nn.Module, backend: str | None) -> None:
 
     known = [str(name.value) for name in AttentionBackendName]
     if backend not in known:
-        raise ValueError(f"policy.attention {backend!r} is unknown; diffusers has: {', '.join(known)}")
+        raise ValueError(f"policy.attention {backend!r} is unknown{near(backend, known)}; diffusers has: {', '.join(known)}")
     if backend.startswith(INFERENCE_ONLY):
         raise ValueError(f"policy.attention {backend!r} has no backward, so nothing could be trained; use native, flex or flash")
     set_backend: Any = getattr(network, "set_attention_backend", None)

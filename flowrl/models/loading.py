@@ -19,7 +19,7 @@ from .family import Family
 from .policy import DiffusersPolicy
 from .quantized import quantized_networks
 from .single import single_file
-from .table import FAMILIES
+from .table import FAMILIES, readable
 
 if TYPE_CHECKING:
     from diffusers.pipelines.pipeline_utils import DiffusionPipeline
@@ -51,8 +51,10 @@ def load_policy(
     if isinstance(source, PolicySpec):
         source, spec = source.model, source
     spec = spec or PolicySpec()
-    pipe = _load(str(source), spec, token) if isinstance(source, str | Path) else source
-    return DiffusersPolicy(pipe, _family(pipe, spec), spec, device, seed)
+    pipe = load(replace(spec, model=str(source)), token) if isinstance(source, str | Path) else source
+    family = _family(pipe, spec)
+    readable(spec, type(pipe).__name__, family)
+    return DiffusersPolicy(pipe, family, spec, device, seed)
 
 
 def _family(pipe: DiffusionPipeline, spec: PolicySpec) -> Family:
@@ -85,8 +87,12 @@ def embedded(name: str) -> Path:
     return folder
 
 
-def _load(model: str, spec: PolicySpec, token: str | None, parts: Mapping[str, Any] | None = None) -> Any:
-    """The pipeline, with these components instead of its own."""
+def load(spec: PolicySpec, token: str | None = None, parts: Mapping[str, Any] | None = None) -> Any:
+    """The spec's pipeline as diffusers has it, with these components instead of its own.
+
+    Raises: ValueError as `load_policy`, for what is in the way of loading.
+    """
+    model = spec.model
     folder = embedded(model) if model in EMBEDDED else Path(model).expanduser()
     if folder.is_file():
         rest = replace(spec, revision=None, variant=None, quantize=None)
@@ -94,7 +100,7 @@ def _load(model: str, spec: PolicySpec, token: str | None, parts: Mapping[str, A
             folder,
             spec,
             lambda config: _index(Path(config).expanduser(), config, None, token),
-            lambda config, parts: _load(config, rest, token, parts),
+            lambda config, parts: load(replace(rest, model=config), token, parts),
         )
     index = _index(folder, model, spec.revision, token)
     name = str(index.get("_class_name"))

@@ -41,3 +41,24 @@ FAMILIES: dict[str, Callable[[Any, PolicySpec], Family]] = {
     "WanImageToVideoPipeline": WanImage,  # 2.1 (and with the last frame), 2.2
 }
 """Class name of a pipeline, `_class_name` of its model_index.json -> its family."""
+
+READ_BY: dict[str, tuple[str, ...]] = {
+    "guidance_rescale": ("StableDiffusionPipeline", "StableDiffusionXLPipeline"),
+    "guidance_cap": ("ZImagePipeline",),
+    "edit": ("Flux2KleinPipeline",),
+}
+"""Settings of a PolicySpec that these pipelines alone read."""
+
+
+def readable(spec: PolicySpec, name: str, family: Family) -> None:
+    """Raises: ValueError for a setting that the family of this pipeline would not read."""
+    why = {setting: f"only {' and '.join(readers)} has it" for setting, readers in READ_BY.items() if name not in readers}
+    if not family.embeds:
+        why["true_guidance"] = "the factor between its two predictions is policy.guidance"
+    if len(family.modules) == 1:
+        why["guidance_2"] = "the model has one expert"
+    own = PolicySpec()
+    for setting, reason in why.items():
+        value = getattr(spec, setting)
+        if value != getattr(own, setting):
+            raise ValueError(f"policy.{setting} {value}: {name} does not read it, {reason}; take policy.{setting} out")

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class Wan:
     """Latents [C, T', H / 8, W / 8], u = v; T' = (T - 1) / 4 + 1. 2.2 5B: a sixteenth of H and W, 24 frames a second.
 
-    Raises: ValueError for guidance_2 without a second expert, or for an expert that is missing.
+    Raises: ValueError for an expert that is missing.
 
     Source: diffusers 0.42.1 `WanPipeline`, with a FlowMatchEulerDiscreteScheduler in the place of the UniPC one that checkpoints
     bring. It is given the same shift.
@@ -42,7 +42,7 @@ class Wan:
 
     def __init__(self, pipe: WanPipeline, spec: PolicySpec) -> None:
         self.pipe, self.spec = pipe, spec
-        self.modules = experts(pipe, spec)
+        self.modules = experts(pipe)
         self.scheduler = euler(pipe.scheduler)
         own: Any = pipe.config
         self.boundary: float | None = own.boundary_ratio
@@ -99,15 +99,13 @@ class Wan:
         }
 
 
-def experts(pipe: Any, spec: PolicySpec) -> tuple[str, ...]:
+def experts(pipe: Any) -> tuple[str, ...]:
     """The networks that predict: the second one only where the pipeline has a boundary between them.
 
-    Raises: ValueError for guidance_2 without a second expert, or for an expert that is missing.
+    Raises: ValueError for an expert that is missing.
     """
     names = ("transformer",) if pipe.config.boundary_ratio is None else ("transformer", "transformer_2")
     missing = [name for name in names if getattr(pipe, name) is None]
     if missing:
         raise ValueError(f"this {type(pipe).__name__} lacks its {missing[0]}; load the model with both experts, or the one it has")
-    if spec.guidance_2 is not None and len(names) == 1:
-        raise ValueError(f"guidance_2 {spec.guidance_2}: this model has one expert (no boundary_ratio); take policy.guidance_2 out")
     return names

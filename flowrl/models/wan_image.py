@@ -27,7 +27,7 @@ class WanImage:
     With expand_timesteps (2.2 5B) the first latent frame is the given one: the state is [C, T' - 1, ...], and the encoding holds
     that frame, which the network is told is clean.
 
-    Raises: ValueError for guidance_2 without a second expert, a missing expert, or a single frame where the first is given.
+    Raises: ValueError for a missing expert, or a single frame where the first is given.
 
     Source: diffusers 0.42.1 `WanImageToVideoPipeline`, with the scheduler that `Wan` takes.
     Differs: as `Wan`; below float32 a given latent frame is rounded to the network's dtype.

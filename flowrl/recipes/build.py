@@ -23,6 +23,7 @@ from flowrl.rewards import TABLE, Place, Rule, make
 from flowrl.rewards.base import Refers, Reward
 from flowrl.rewards.load import load
 from flowrl.rewards.videos import chosen
+from flowrl.said import near
 from flowrl.selection import Selection
 from flowrl.types import Method, Policy
 
@@ -118,13 +119,6 @@ def fitting(recipe: Recipe) -> Selection:
                 f"cannot have ({error}); set data.selection.args.step, of which all groups are multiples"
             ) from None
     return made
-
-
-def near(name: str, known: Mapping[str, Any]) -> str:
-    import difflib
-
-    close = difflib.get_close_matches(name, list(known), 1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def prompts(spec: DataSpec, given: Any = None) -> tuple[Prompts, Prompts]:

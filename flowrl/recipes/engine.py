@@ -34,9 +34,21 @@ IDLE_CLIP = (
 )
 
 
-def notes(method: Method | Direct) -> list[str]:
+EXCESS = 2.0  # times the noise of a level; the published methods at their published steps stay below on a flow's path
+
+
+def notes(parts: Parts[Any]) -> list[str]:
     """What a user should know of a method as it is set, a sentence each: for the log and the report."""
-    return [IDLE_CLIP] if isinstance(method, Method) and method.idle_clip else []
+    method = parts.method
+    said = [IDLE_CLIP] if isinstance(method, Method) and method.idle_clip else []
+    plan = method.plan_at(0, parts.policy.sigmas(parts.recipe.policy.steps), 0)
+    excess = 1.0 if plan.learned else plan.excess(parts.policy.path)
+    if excess > EXCESS:
+        said.append(
+            f"A step of {parts.recipe.method.name} leaves up to {excess:.1f} times the noise that the model expects there, so that "
+            "training sees grainy pictures; lower its noise, or take a method whose steps are exact (ddpo, flow_cps, precise)."
+        )
+    return said
 
 
 def _credited(parts: Parts[Method], plan: Plan) -> None:

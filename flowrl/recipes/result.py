@@ -26,7 +26,7 @@ def outcome(parts: Parts, session: Session, jury: Jury, folder: RunFolder, after
         "iterations": session.iteration,
         "minutes": (session.books.get("elapsed", 0.0) + jury.seconds) / 60,
         "folder": str(folder.path),
-        "notes": notes(parts.method),
+        "notes": notes(parts),
         "versions": versions(),
         "timing": {
             "before": session.books.get("before", {}).get("seconds"),

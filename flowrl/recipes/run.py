@@ -124,7 +124,7 @@ def _train(recipe: Recipe, given: Given, resume: Path | None, world: World) -> R
     _free_encoders(parts.policy, (parts.prompts, held), world)
     jury = Jury(parts, held, judges, folder)
     if world.main:
-        for said in (line, *notes(method)):
+        for said in (line, *notes(parts)):
             log.info("%s", said)
         for name, count in session.weights.bytes().items():
             log.info("weight set %s: %.1f MB", name, count / 2**20)
