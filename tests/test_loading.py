@@ -288,6 +288,17 @@ def test_a_single_file_is_the_folder_it_was_made_of(one_file: Path, name: str) -
     assert torch.equal(answer(policy), answer(plain))
 
 
+def test_what_a_file_lacks_is_its_configs(one_file: Path, tmp_path: Path) -> None:
+    sd(seed=7).save_pretrained(tmp_path / "other")
+    plain, other = (
+        load_policy(of_file(one_file, "", model=str(of), config=None)).pipe for of in (one_file / "folder", tmp_path / "other")
+    )
+    mixed = load_policy(of_file(one_file, "half", config=str(tmp_path / "other"))).pipe
+    right = {name: parts(of) for name, of in (("unet", plain), ("vae", plain), ("text_encoder", other))}
+    assert all(torch.equal(value, right[key.partition(".")[0]][key]) for key, value in parts(mixed).items())
+    assert not torch.equal(plain.unet.conv_in.weight, other.unet.conv_in.weight)
+
+
 def test_the_vae_of_a_single_file_is_not_rounded(one_file: Path) -> None:
     plain = load_policy(of_file(one_file, "folder", model=str(one_file / "folder"), config=None)).pipe.vae.state_dict()
     policy = load_policy(of_file(one_file, "whole", dtype="bfloat16"))
