@@ -91,6 +91,11 @@ def test_a_wrong_number_of_images_is_a_sentence(tmp_path: Path, make: Any, count
         call(PROMPT, [picture(tmp_path / f"{i}.png") for i in range(count)])
 
 
+def test_a_model_of_texts_is_shown_no_image() -> None:
+    with pytest.raises(ValueError, match=r"WanPipeline draws from texts alone; take the images out \(--image\)"):
+        Caller(wan.pipeline(), PolicySpec(model="tiny", height=32, width=32, frames=5), pictured=True)
+
+
 def test_guidance_is_what_the_family_calls_so() -> None:
     asked = {True: Caller(qwen_image.qwen_image(), PolicySpec(guidance=4.0)), False: Caller(qwen_image.qwen_image(), PolicySpec())}
     assert asked[True](PROMPT)["true_cfg_scale"] == 4.0 and asked[True](PROMPT)["negative_prompt"] == ""

@@ -38,7 +38,8 @@ class Caller:
     spec.model: an embedded model's name stands for its `SMALL`.  pictured: the images that prompts come with are to be edited, by a
     model that also draws without one.
 
-    Raises: ValueError for a size that the family cannot have, frames of a model of images, or a setting that it would not read.
+    Raises: ValueError for a size that the family cannot have, frames of a model of images, images for a model of texts, or a
+    setting that it would not read.
     """
 
     def __init__(self, pipe: Any, spec: PolicySpec, pictured: bool = False) -> None:
@@ -52,8 +53,14 @@ class Caller:
             if guidance > family.guider.above and not family.embeds and takes(pipe, "negative_prompt"):
                 self.fixed.setdefault("negative_prompt", spec.negative)
             self.least, self.most = family.pictures
-            return
-        if spec.frames is not None and not takes(pipe, "num_frames"):
+        else:
+            self.fixed = self._signature(spec)
+            self.least, self.most = 0, int(takes(pipe, "image"))
+        if pictured and not self.most:
+            raise ValueError(f"{self.name} draws from texts alone; take the images out (--image)")
+
+    def _signature(self, spec: PolicySpec) -> dict[str, Any]:
+        if spec.frames is not None and not takes(self.pipe, "num_frames"):
             raise ValueError(f"frames {spec.frames}: {self.name} draws images; take them out")
         wanted = {
             "guidance_scale": spec.guidance,
@@ -62,8 +69,7 @@ class Caller:
             "num_frames": spec.frames,
             "max_sequence_length": spec.max_sequence_length,
         }
-        self.fixed = {argument: value for argument, value in wanted.items() if value is not None and takes(pipe, argument)}
-        self.least, self.most = 0, int(takes(pipe, "image"))
+        return {argument: value for argument, value in wanted.items() if value is not None and takes(self.pipe, argument)}
 
     def __call__(self, prompt: str, images: Sequence[Path] = ()) -> dict[str, Any]:
         """The arguments for a prompt and the images it comes with, which a model of texts alone is not shown.
