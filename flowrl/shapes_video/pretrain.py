@@ -72,7 +72,9 @@ def flow_job(options: Options) -> Job:
     rows = captions("heldout")
 
     def watch(done: int) -> dict[str, object]:
-        # Not before: the flow model learns the prescribed latents, so that another process may train the autoencoder meanwhile.
+        # The flow model learns the prescribed latents, so that another process may still be training the autoencoder.
+        if not (options.out / "autoencoder").exists():
+            return {"skipped": "there is no autoencoder yet"}
         model = load_autoencoder(options.out)
         if done % options.export_every == 0:
             export(averages["transformer"], model, encoder, options.assets / "shapes-video")
