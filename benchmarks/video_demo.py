@@ -111,6 +111,7 @@ def _cells(row: dict[str, Any], base: dict[str, Any]) -> str:
         f"{after - strict:+.3f}",
         error,
         *moved,
+        f"{base['diversity']['before']:.0f} -> {row['diversity']['after']:.0f}",
         work,
     ]
     return f"| {' | '.join(cells)} | {row['cpu_minutes']:.1f} |"
@@ -119,6 +120,8 @@ def _cells(row: dict[str, Any], base: dict[str, Any]) -> str:
 def report() -> None:
     """Writes the page."""
     rows = [json.loads(line) for line in TOLD.read_text().splitlines()]
+    if not any(row["arm"] == "rl" for row in rows):
+        raise SystemExit("no run of the arm rl is told yet, which the others are compared with")
     rows.sort(key=lambda row: (list(ARMS).index(row["arm"]), row["seed"]))
     tasks = [row for row in rows if row["arm"] == "rl"]
     lines = [
@@ -127,10 +130,11 @@ def report() -> None:
         "Written by `benchmarks/video_demo.py`: recipe `shapes_video` (9 frames of 32 x 32), 96 held-out captions, four videos",
         "each, 20 steps, no guidance, the same noise before and after. Strict: the right object in every frame, moving as asked.",
         "Motion: only that it moves as asked. The second judge is a network that shares no code with the reward. CPU minutes",
-        "are of one core, evaluations included.",
+        "are of one core, evaluations included. Diversity: mean distance of a prompt's videos in the second judge's features; that",
+        "of the base is also that of its mistakes.",
         "",
-        "| | strict | change | standard error | motion | second judge | work | CPU minutes |",
-        "|---" * 8 + "|",
+        "| | strict | change | standard error | motion | second judge | diversity | work | CPU minutes |",
+        "|---" * 9 + "|",
         *(_cells(row, tasks[0]) for row in rows),
         "",
         "Change of each task, strict:",
