@@ -18,12 +18,14 @@ from flowrl.inference import guided
 from flowrl.inference.guidance import DENOISERS, check
 from flowrl.models.caller import Caller, takes
 from flowrl.recipe import PolicySpec
+from flowrl.said import first_line
 
 if TYPE_CHECKING:
     import numpy as np
 
 __all__ = ["Choice", "load_pipeline", "read_prompts", "sample", "usable"]
 
+STEPS = 20
 FPS = 16.0
 """Wan's; no pipeline says its own."""
 STRIP = 3
@@ -31,12 +33,12 @@ STRIP = 3
 
 
 def sample(
-    model: str,
+    model: str | None,
     prompts: Sequence[str] | Prompts,
     lora: str | Path | None = None,
     *,
     seeds: Sequence[int] = (0,),
-    steps: int = 20,
+    steps: int | None = None,
     guidance: float | None = None,
     rlg: float | None = None,
     choice: Choice | None = None,
@@ -54,9 +56,10 @@ def sample(
     folder.
 
     An image depends on its prompt, its seed and the settings, not on what else is sampled: each is drawn from its own generator.
-    model: a folder in diffusers format, a hub name, an embedded model, or a single file, whose `config` describes its components.
-    guidance: None: that of the model's family, as in training.  images: what every prompt without an image of its own begins with
-    or edits.  height, width: None: the family's own.
+    model: a folder in diffusers format, a hub name, an embedded model, or a single file, whose `config` describes its components;
+    None: the run's, where `lora` is one, else shapes.  What else is None is as in the run (its evaluation's steps, guidance of all
+    kinds, negative prompt, sizes), where the model is the run's; else the family's own, and 20 steps.
+    images: what every prompt without an image of its own begins with or edits.
     rlg: weight of the guidance from the base to the adapter, None or 1 the adapter as it is (`flowrl.inference.rlg`).
     choice: several images a seed, or candidates a step, of which a reward keeps the best; prompts with metadata for it are a
     flowrl.data.Prompts. Scores are written to metadata.jsonl.
@@ -78,12 +81,15 @@ def sample(
             check(rlg)
             if folder is None:
                 raise ValueError(f"rlg {rlg:g} goes from the base to an adapter, and none is given; add one: --lora RUN")
-        spec = PolicySpec(model=model, config=config, guidance=guidance, height=height, width=width, frames=frames)
+        spec, own = _as_trained(model, folder)
+        asked = {"config": config, "guidance": guidance, "height": height, "width": width, "frames": frames}
+        spec = replace(spec, **{name: value for name, value in asked.items() if value is not None})
+        steps = own if steps is None else steps
         pipe, draw = _drawing(spec, folder, steps, choice, device, bool(images))
         if rlg is not None:
             stack.enter_context(guided(pipe, rlg))
-        settings = {"steps": steps, "guidance": guidance, "model": model, "lora": folder and str(folder), "rlg": rlg}
-        settings |= {"height": height, "width": width}
+        settings = {"steps": steps, "model": spec.model, "lora": folder and str(folder), "rlg": rlg}
+        settings |= {name: getattr(spec, name) for name in ("guidance", "height", "width")}
         out = Path(out)
         out.mkdir(parents=True, exist_ok=True)
         rows: list[list[np.ndarray]] = []
@@ -92,8 +98,8 @@ def sample(
         records: list[dict[str, Any]] = []
         for number, (prompt, metadata) in enumerate(zip(given.text, given.metadata, strict=True)):
             drawn: list[np.ndarray] = []
-            own = given.images[number]
-            shown = tuple(Path(file) for file in (images if own is None else [own]))
+            file = given.images[number]
+            shown = tuple(Path(one) for one in (images if file is None else [file]))
             here = partial(draw, images=shown)
             told = {**metadata, "fps": fps} if filmed(pipe) else metadata
             settings["images"] = [str(file) for file in shown]
@@ -127,10 +133,7 @@ def _drawing(
 
     pipe = load_pipeline(spec, device)
     if folder is not None:
-        from flowrl.models.lora import attach
-
-        networks = [name for name in DENOISERS if getattr(pipe, name, None) is not None]
-        attach(pipe, networks, str(folder), "--lora")
+        _put(pipe, folder)
     call = Caller(pipe, spec, pictured)
 
     def draw(prompt: str, metadata: Mapping[str, Any], seed: int, images: Sequence[Path] = ()) -> np.ndarray:
@@ -139,6 +142,53 @@ def _drawing(
         return first(pipe(prompt=prompt, num_inference_steps=steps, generator=noise, **call(prompt, images)))
 
     return pipe, draw
+
+
+DRAWN = ("model", "config", "revision", "variant", "guidance", "true_guidance", "guidance_2", "guidance_rescale", "guidance_cap",
+         "guidance_interval", "negative", "height", "width", "frames", "max_sequence_length", "edit")  # fmt: skip
+"""Settings of a run that decide what its model draws."""
+
+
+def _as_trained(model: str | None, folder: Path | None) -> tuple[PolicySpec, int]:
+    """What a run drew with, and its evaluation's steps, where the adapter is a run's and the model is too."""
+    from flowrl.settings import load
+
+    record = None if folder is None else next((p / "run.yaml" for p in folder.parents[:2] if (p / "run.yaml").is_file()), None)
+    if record is not None:
+        recipe = load(record)
+        if model in (None, recipe.policy.model):
+            if recipe.policy.model.startswith("given:"):
+                raise ValueError(f"the model of {record.parent} was a value of Python's; name one that is like it: --model MODEL")
+            return PolicySpec(**{name: getattr(recipe.policy, name) for name in DRAWN}), recipe.evaluate.steps
+    return PolicySpec(model=model or "shapes"), STEPS
+
+
+def _put(pipe: Any, folder: Path) -> None:
+    """The adapter in this folder, or the whole networks that full fine-tuning left in it.
+
+    Raises: ValueError for weights of another model.
+    """
+    networks = [name for name in DENOISERS if getattr(pipe, name, None) is not None]
+    whole = {name: place for name in networks for place in (folder / name, folder) if (place / "config.json").is_file()}
+    if not whole:
+        from flowrl.models.lora import attach
+
+        attach(pipe, networks, str(folder), "--lora")
+    for name, place in whole.items():
+        network = getattr(pipe, name)
+        kind, wanted = json.loads((place / "config.json").read_text()).get("_class_name"), type(network).__name__
+        if kind != wanted:
+            raise ValueError(
+                f"--lora {str(place)!r} holds a {kind}, and the {name} of this model is a {wanted}; give weights of it"
+            )
+        try:
+            made = type(network).from_pretrained(place, torch_dtype=network.dtype)
+        except (OSError, ValueError, RuntimeError) as error:
+            said = first_line(error)
+            raise ValueError(
+                f"--lora {str(place)!r} could not be loaded as the model's {name}: {said}; copy the folder again"
+            ) from error
+        setattr(pipe, name, made.to(network.device))
 
 
 def filmed(pipe: Any) -> bool:

@@ -24,7 +24,7 @@ from flowrl.cli import methods as explained
 from flowrl.cli.app import main
 from flowrl.cli.sample import parse_seeds
 from flowrl.methods.claims import NUMBERS
-from flowrl.recipe import DataSpec, PolicySpec, Recipe, RewardSpec, RunSpec
+from flowrl.recipe import PolicySpec, Recipe, RewardSpec, RunSpec
 from flowrl.settings import dump, load
 
 COMMANDS = ("train", "sample", "score", "serve", "methods", "rewards", "plan", "report", "export", "vote")
@@ -606,7 +606,7 @@ def test_the_final_screen_compares_every_task_and_says_what_next(tmp_path: Path,
     assert "weights.safetensors" not in said
     commands = [shlex.split(line.partition("   # ")[0]) for line in said.partition("\nnext\n")[2].splitlines()]
     assert [words[1] if words[0].endswith("flowrl") else words[3] for words in commands] == ["sample", "report", "train"]
-    assert commands[0][-1] == str(folder / "lora")  # quoted, so that it survives a space in the path
+    assert commands[0][-1] == str(folder)  # quoted, so that it survives a space in the path
 
 
 def test_the_final_screen_of_a_run_without_evaluation(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -639,17 +639,16 @@ def test_the_commands_to_go_on_with_are_valid(tmp_path: Path, trained: list[tupl
 def test_after_a_run_of_ones_own_model_the_commands_are_about_that_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(screen, "program", lambda: "flowrl")
     run = write_result(tmp_path / "run")
-    policy = PolicySpec(model="owner/model", guidance=4.5, frames=33)
-    dump(Recipe(policy=policy, run=RunSpec(iterations=50)), run / "run.yaml")
+    dump(Recipe(policy=PolicySpec(model="owner/model"), run=RunSpec(iterations=50)), run / "run.yaml")
     (run / "samples").mkdir()
-    (run / "samples" / "index.jsonl").write_text(json.dumps({"caption": 0, "prompt": "a cat's hat", "task": None}) + "\n")
     (run / "lora").mkdir()
+    row = {"caption": 0, "prompt": "a cat's hat", "task": None}
+    (run / "samples" / "index.jsonl").write_text(json.dumps(row) + "\n")
     first, _, last = (shlex.split(command)[1:] for command, _ in screen.commands(run))
-    sized = ["--guidance", "4.5", "--frames", "33"]
-    assert first == ["sample", "a cat's hat", "--model", "owner/model", *sized, "--lora", str(run / "lora")]
+    assert first == ["sample", "a cat's hat", "--lora", str(run)]
     assert last == ["train", "--resume", str(run), "--iterations", "100"]
-    dump(Recipe(policy=policy, data=DataSpec(prompts="p.jsonl", image="picture")), run / "run.yaml")
-    assert shlex.split(screen.commands(run)[0][0])[1:5] == ["sample", "p.jsonl", "--image-column", "picture"]
+    (run / "samples" / "index.jsonl").write_text(json.dumps({**row, "image": "hat.png"}) + "\n")
+    assert shlex.split(screen.commands(run)[0][0])[2:] == ["a cat's hat", "--image", "hat.png", "--lora", str(run)]
 
 
 def test_report_calls_the_report_and_prints_its_path(

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -90,6 +91,25 @@ def test_what_the_hub_refuses_is_a_sentence(said: dict[str, str], name: str) -> 
     assert f"Bearer {TOKEN}" in SEEN
 
 
+@pytest.mark.parametrize("part", ["tokenizer_2", "vae"])
+def test_a_folder_that_lacks_a_part_is_a_sentence(folder: Path, tmp_path: Path, part: str) -> None:
+    shutil.copytree(folder, tmp_path / "model")
+    shutil.rmtree(tmp_path / "model" / part)
+    with pytest.raises(ValueError, match=f"model .*model lacks {part}/, which its model_index.json names; complete the folder"):
+        load_policy(spec(tmp_path / "model"))
+
+
+@pytest.mark.parametrize(("name", "of"), [("revision", "a hub model"), ("config", "a single file")])
+def test_settings_that_say_nothing_of_a_folder_are_refused(folder: Path, name: str, of: str) -> None:
+    with pytest.raises(ValueError, match=f"policy.{name} 'main' is for {of}, and .* is a folder; take policy.{name} out"):
+        load_policy(spec(folder, **{name: "main"}))
+
+
+def test_what_cannot_be_a_hub_name_is_a_sentence() -> None:
+    with pytest.raises(ValueError, match=r"model '\$T/sd3' is neither a folder here nor a hub name"):
+        load_policy("$T/sd3")
+
+
 UNREAD = {
     "guidance_rescale": (0.5, "only StableDiffusionPipeline and StableDiffusionXLPipeline has it"),
     "guidance_cap": (2.0, "only ZImagePipeline has it"),
@@ -129,7 +149,7 @@ def spec(folder: Path, **more: Any) -> PolicySpec:
 
 
 def test_a_variant_that_is_not_there_is_a_sentence(folder: Path) -> None:
-    with pytest.raises(ValueError, match="has no variant 'fp16' of its weights; take policy.variant out"):
+    with pytest.raises(ValueError, match="has no variant 'fp16' of its weights; take policy.variant out, or give one that it has"):
         load_policy(spec(folder, variant="fp16"))
 
 
@@ -317,7 +337,14 @@ def test_the_network_of_a_single_file_is_quantised(one_file: Path) -> None:
 
 WRONG_FILES = {
     "no network": ({"name": "decoder"}, "could not be loaded as a StableDiffusionPipeline .*it holds no weights of the network"),
-    "no such config": ({"name": "whole", "config": "nowhere"}, "model 'nowhere' is neither a folder, a file nor a hub name"),
+    "no such config": (
+        {"name": "whole", "config": "nowhere"},
+        "policy.config 'nowhere' describes it, and model 'nowhere' is neither a",
+    ),
+    "offline": (
+        {"name": "whole", "config": None},
+        "it is taken for a checkpoint of '.*/stable-diffusion-v1-5', and .*; set policy.config",
+    ),
     "another family's config": ({"name": "whole", "config": "sd3"}, "could not be loaded as a StableDiffusion3Pipeline"),
     "other packages": ({"name": "whole", "lora": LoraSpec(rank=0), "quantize": "int8"}, "quantised weights cannot be trained"),
 }
@@ -333,5 +360,5 @@ def test_what_a_single_file_lacks_is_a_sentence(one_file: Path, folder: Path, ca
 
 def test_a_file_that_was_cut_off_is_a_sentence(one_file: Path, tmp_path: Path) -> None:
     (tmp_path / "cut.safetensors").write_bytes((one_file / "whole.safetensors").read_bytes()[:5000])
-    with pytest.raises(ValueError, match="cut.safetensors.* (is not readable as safetensors|could not be loaded)"):
+    with pytest.raises(ValueError, match="cut.safetensors.* is not readable as safetensors .*; download it again"):
         load_policy(of_file(tmp_path, "cut", config=str(one_file / "folder")))

@@ -8,15 +8,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from families import cogview4, flux, flux2, hunyuan, qwen_image, sd, sd3, wan, z_image
 from families.case import Case
 from ldm_file import whole
 from PIL import Image
 from safetensors.torch import save_file
+from tiny import excite, save_sd3, sd3_pipeline
 
+from flowrl import export, settings
 from flowrl import sample as sampling
+from flowrl.models import load_policy
 from flowrl.models.caller import Caller
-from flowrl.recipe import PolicySpec
+from flowrl.recipe import EvalSpec, LoraSpec, PolicySpec, Recipe
 from flowrl.rewards.videos import read
 
 MODULES = (cogview4, flux, flux2, hunyuan, qwen_image, sd, sd3, wan, z_image)
@@ -112,3 +116,34 @@ def test_a_single_file_is_sampled(tmp_path: Path) -> None:
     sampling.sample(str(tmp_path / "model.safetensors"), [PROMPT], out=tmp_path / "b", config=str(tmp_path / "folder"), **how)
     of_folder, of_file = (next((tmp_path / where).glob("0000*.png")).read_bytes() for where in "ab")
     assert of_folder == of_file
+
+
+@pytest.mark.parametrize("rank", [2, 0])
+def test_a_run_is_drawn_from_as_it_was_trained(tmp_path: Path, rank: int) -> None:
+    """By its folder alone: the model, every kind of guidance, the negative prompt and the steps are those of its record."""
+    folder, run = save_sd3(tmp_path / "model"), tmp_path / "run"
+    said: dict[str, Any] = {"guidance": 4.0, "negative": "a blue square", "max_sequence_length": 8, "height": 48, "width": 32}
+    spec = PolicySpec(model=str(folder), dtype="float32", lora=LoraSpec(rank=rank), **said)
+    policy = load_policy(spec)
+    excite(policy.trainable(), 0.1)
+    export.save(policy, run / "lora")
+    settings.dump(Recipe(policy=spec, evaluate=EvalSpec(steps=3)), run / "run.yaml")
+    sampling.sample(None, [PROMPT], lora=run, device="cpu", out=tmp_path / "out")
+    made = np.asarray(Image.open(next((tmp_path / "out").glob("0000*.png"))))
+    pipe = sampling.load_pipeline(spec, "cpu")
+    if rank:
+        pipe.load_lora_weights(str(run / "lora"))
+    else:
+        pipe.transformer = type(pipe.transformer).from_pretrained(run / "lora")
+    sizes = {"max_sequence_length": 8, "height": 48, "width": 32}
+    call: dict[str, Any] = {"guidance_scale": 4.0, "negative_prompt": "a blue square", **sizes}
+    right = pipe(PROMPT, num_inference_steps=3, generator=torch.Generator().manual_seed(0), **call).images[0]
+    assert np.array_equal(made, np.asarray(right))
+
+
+def test_whole_weights_of_another_model_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sd.sd().unet.save_pretrained(tmp_path / "lora")
+    with pytest.raises(
+        ValueError, match="holds a UNet2DConditionModel, and the transformer of this model is a SD3Transformer2DModel"
+    ):
+        drawn(sd3_pipeline(), tmp_path / "out", monkeypatch, lora=tmp_path / "lora")

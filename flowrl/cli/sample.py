@@ -14,12 +14,14 @@ if TYPE_CHECKING:
 
 def sample(
     prompts: Annotated[list[str], typer.Argument(help="Texts, or files with one prompt a line.")],
-    model: Annotated[str, typer.Option(help="A hub name, a folder in diffusers format, a file, or shapes (embedded).")] = "shapes",
+    model: Annotated[
+        str | None, typer.Option(help="A hub name, a folder in diffusers format, a file, or shapes (embedded).")
+    ] = None,
     config: Annotated[str | None, typer.Option(metavar="MODEL", help="Folder or hub name that a single file is of.")] = None,
     lora: Annotated[Path | None, typer.Option(help="A trained adapter: a run's lora folder, or the run itself.")] = None,
     seeds: Annotated[str, typer.Option(help="Seeds, one image each: 0,1,2 or 0-7.")] = "0-3",
-    steps: Annotated[int, typer.Option(min=1, help="Steps of the sampler.")] = 20,
-    guidance: Annotated[float | None, typer.Option(min=0, help="Guidance scale; default: the model's own, as in training.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps of the sampler; default: the run's, or 20.")] = None,
+    guidance: Annotated[float | None, typer.Option(min=0, help="Guidance scale; default: the run's, or the model's own.")] = None,
     rlg: Annotated[float | None, typer.Option(help="From the base (0) to the adapter (1) and beyond; with --lora.")] = None,
     rewards: Annotated[
         list[str] | None, typer.Option("--reward", metavar="NAME", help="What --best-of and --svdd choose by.")

@@ -57,12 +57,10 @@ def commands(folder: Path) -> list[tuple[str, str]]:
     from flowrl.models import EMBEDDED
 
     recipe, run, flowrl = _recipe(folder), shlex.quote(str(folder)), program()
-    sampled = ["sample", *_prompt(folder, recipe), "--model", recipe.policy.model]
-    for name in ("config", "guidance", "height", "width", "frames"):
-        value = getattr(recipe.policy, name)
-        sampled += [] if value is None else [f"--{name}", f"{value:g}" if isinstance(value, float) else str(value)]
-    if (folder / "lora").is_dir():
-        sampled += ["--lora", str(folder / "lora")]
+    trained, given = (folder / "lora").is_dir(), recipe.policy.model.startswith("given:")
+    sampled = ["sample", *_prompt(folder), *(["--lora", str(folder)] if trained else [])]
+    if given or not trained:
+        sampled += ["--model", "MODEL" if given else recipe.policy.model]
     further = f"train --resume {run} --iterations {2 * recipe.run.iterations}"
     embedded = recipe.policy.model in EMBEDDED
     return [
@@ -130,13 +128,12 @@ def _recipe(folder: Path) -> Recipe:
     return load(folder / "run.yaml") if (folder / "run.yaml").is_file() else Recipe()
 
 
-def _prompt(folder: Path, recipe: Recipe) -> list[str]:
-    """What to draw: the run's own prompts where each comes with an image, else the first that it showed."""
-    if recipe.data.image is not None:
-        return [str(recipe.data.prompts), "--image-column", recipe.data.image]
+def _prompt(folder: Path) -> list[str]:
+    """What to draw: the first prompt that the run showed, with its image."""
     index = folder / "samples" / "index.jsonl"
-    rows = index.read_text(encoding="utf-8").splitlines() if index.is_file() else []
-    return [json.loads(rows[0])["prompt"] if rows else "a red circle"]
+    lines = index.read_text(encoding="utf-8").splitlines() if index.is_file() else []
+    row = json.loads(lines[0]) if lines else {"prompt": "a red circle"}
+    return [row["prompt"], *(["--image", row["image"]] if "image" in row else [])]
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -44,7 +44,7 @@ class Caller:
 
     def __init__(self, pipe: Any, spec: PolicySpec, pictured: bool = False) -> None:
         self.pipe, self.name = pipe, type(pipe).__name__
-        spec = replace(own(spec), edit=pictured and self.name in READ_BY["edit"])
+        spec = replace(own(spec), edit=spec.edit or (pictured and self.name in READ_BY["edit"]))
         if self.name in FAMILIES:
             family = FAMILIES[self.name](pipe, spec)
             readable(spec, self.name, family)

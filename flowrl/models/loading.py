@@ -95,7 +95,7 @@ def load(spec: PolicySpec, token: str | None = None, parts: Mapping[str, Any] | 
     model = spec.model
     folder = embedded(model) if model in EMBEDDED else Path(model).expanduser()
     if folder.is_file():
-        rest = replace(spec, revision=None, variant=None, quantize=None)
+        rest = replace(spec, revision=None, variant=None, quantize=None, config=None)
         return single_file(
             folder,
             spec,
@@ -111,6 +111,8 @@ def load(spec: PolicySpec, token: str | None = None, parts: Mapping[str, Any] | 
             f"{model} is a {name}, which this diffusers ({diffusers.__version__}) does not know; upgrade diffusers, or load the "
             "pipeline yourself and pass it to flowrl.load_policy"
         )
+    if folder.is_dir():
+        _whole(folder, index, spec, parts or {})
     # a component saved as None is refused by from_pretrained unless it is passed as None again (SD3 without T5)
     absent = {part: None for part, kind in index.items() if kind == [None, None]}
     hub = {"revision": spec.revision, "variant": spec.variant, "token": token}
@@ -122,6 +124,19 @@ def load(spec: PolicySpec, token: str | None = None, parts: Mapping[str, Any] | 
         )
     except (OSError, ValueError, ImportError, RuntimeError) as error:
         raise ValueError(_said(error, model, spec, f"could not be loaded as {name}")) from error
+
+
+def _whole(folder: Path, index: Mapping[str, Any], spec: PolicySpec, parts: Mapping[str, Any]) -> None:
+    """Raises: ValueError for a folder that lacks a component, which transformers may make up (an empty tokenizer), or for settings
+    that say nothing of a folder."""
+    named = [part for part, kind in index.items() if isinstance(kind, list) and kind[0] is not None and part not in parts]
+    missing = [part for part in named if not (folder / part).is_dir()]
+    if missing:
+        raise ValueError(f"model {folder} lacks {missing[0]}/, which its {INDEX} names; complete the folder or download it again")
+    for name, of in (("revision", "a hub model"), ("config", "a single file")):
+        value = getattr(spec, name)
+        if value is not None:
+            raise ValueError(f"policy.{name} {value!r} is for {of}, and {folder} is a folder; take policy.{name} out")
 
 
 def _index(folder: Path, model: str, revision: str | None, token: str | None) -> dict[str, Any]:
@@ -180,7 +195,9 @@ def _said(error: Exception, model: str, spec: PolicySpec, what: str) -> str:
         )
     if one(errors.EntryNotFoundError) and spec.variant is None:
         return f"model {model!r} is not in diffusers format: it has no {INDEX}; download its single file and give the file's path"
+    if one(errors.HFValidationError):
+        return f"model {model!r} is neither a folder here nor a hub name (owner/name, of letters, digits, -, _ and .)"
     line = first_line(error)
     if spec.variant is not None and ("variant" in line or one(errors.EntryNotFoundError)):
-        return f"model {model!r} has no variant {spec.variant!r} of its weights; take policy.variant out, or give one it has (fp16)"
+        return f"model {model!r} has no variant {spec.variant!r} of its weights; take policy.variant out, or give one that it has"
     return f"model {model!r} {what}: {line}; complete the folder or download it again"

@@ -68,6 +68,11 @@ class DiffusersPolicy:
         return self.family.fps
 
     @property
+    def pictured(self) -> bool:
+        """Whether the model is shown the images that prompts come with."""
+        return self.family.pictures[1] > 0
+
+    @property
     def guidance(self) -> float:
         """The scale where none is asked for."""
         return self.family.guidance if self.spec.guidance is None else self.spec.guidance

@@ -39,8 +39,14 @@ def single_file(path: Path, spec: PolicySpec, index: Callable[[str], Mapping[str
     if path.suffix != ".safetensors":
         kind = "may run code when it is read" if path.suffix in SUFFIXES else "is no checkpoint"
         raise ValueError(f"model {str(path)!r} {kind}; give a .safetensors file, a folder in diffusers format or a hub name")
-    config = str(Path(spec.config).expanduser()) if spec.config else _guessed(path)
-    described = index(config)
+    weights = _read(path)
+    config = str(Path(spec.config).expanduser()) if spec.config else _guessed(weights)
+    try:
+        described = index(config)
+    except ValueError as error:
+        what = f"policy.config {config!r} describes it" if spec.config else f"it is taken for a checkpoint of {config!r}"
+        advice = "set policy.config to a folder or hub name in diffusers format that the file is a checkpoint of"
+        raise ValueError(f"model {str(path)!r}: {what}, and {error}; {advice}") from error
     name = str(described.get("_class_name"))
     kind: Any = getattr(diffusers, name, None)
     if kind is None or not hasattr(kind, "from_single_file"):
@@ -86,14 +92,22 @@ def _again(network: Any, fewer: Any) -> Any:
         return type(network).from_pretrained(folder, torch_dtype=network.dtype, quantization_config=fewer)
 
 
-def _guessed(path: Path) -> str:
-    """The hub name whose components diffusers takes the file's for."""
-    from diffusers.loaders import single_file_utils
+def _read(path: Path) -> Mapping[str, torch.Tensor]:
+    """Its tensors, of which nothing is copied yet.
+
+    Raises: ValueError for a file that is empty, cut short, or something else.
+    """
     from safetensors.torch import load_file
 
     try:
-        weights = load_file(path)
+        return load_file(path)
     except Exception as error:  # safetensors' own errors share no base
         raise ValueError(f"model {str(path)!r} is not readable as safetensors ({error}); download it again") from error
+
+
+def _guessed(weights: Mapping[str, torch.Tensor]) -> str:
+    """The hub name whose components diffusers takes the file's for."""
+    from diffusers.loaders import single_file_utils
+
     kind = single_file_utils.infer_diffusers_model_type(weights)
     return str(single_file_utils.DIFFUSERS_DEFAULT_PIPELINE_PATHS[kind]["pretrained_model_name_or_path"])

@@ -21,10 +21,16 @@ STRIP = 3
 
 
 def save_images(
-    folder: RunFolder, when: str, held: Prompts, tasks: Sequence[str | None], seen: Judged, fps: float | None = None
+    folder: RunFolder,
+    when: str,
+    held: Prompts,
+    tasks: Sequence[str | None],
+    seen: Judged,
+    fps: float | None = None,
+    pictured: bool = False,
 ) -> None:
     """samples/<when>/<caption>_<image>.png of the pictures there are, .webp of videos, which play at fps; and their scores in
-    samples/index.jsonl."""
+    samples/index.jsonl, with the image that a prompt came with where the model is shown it (pictured)."""
     place = folder.samples / when
     place.mkdir(parents=True, exist_ok=True)
     index = folder.samples / "index.jsonl"
@@ -36,6 +42,8 @@ def save_images(
             continue
         score = float(scores[caption, 0])
         row = rows.setdefault(caption, {"caption": caption, "prompt": held.text[caption], "task": tasks[caption]})
+        if pictured and held.images[caption] is not None:
+            row["image"] = str(held.images[caption])
         row[when] = {"file": f"{when}/{file.name}", "score": None if math.isnan(score) else score}
     write_atomic(index, "".join(json.dumps(r) + "\n" for r in rows.values()).encode())
 

@@ -144,7 +144,8 @@ class Jury:
         seen = self._judge(self.held, self.spec.images, session, self.features, self.shown)
         with self.parts.world.together():
             if self.parts.world.main:
-                save_images(self.folder, when, self.held, self.tasks, seen, self.parts.policy.fps)
+                pictured = getattr(self.parts.policy, "pictured", False)
+                save_images(self.folder, when, self.held, self.tasks, seen, self.parts.policy.fps, pictured)
         self.seconds = time.perf_counter() - clock
         return {"scores": {n: v.tolist() for n, v in seen.scores.items()}, "diversity": seen.diversity, "seconds": self.seconds}
 
