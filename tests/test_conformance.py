@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 from families.case import Case
 from PIL import Image
+from tiny import save_sd3
 
 from flowrl.conformance import CHECKS, Subject
+from flowrl.conformance.model import subject_of
 from flowrl.conformance.subject import run
 from flowrl.models import load_policy
 from flowrl.recipe import PolicySpec
@@ -62,6 +64,15 @@ def test_a_family_is_what_its_pipeline_is(subjects: Mapping[str, Subject], case:
     wrong = [f"{f.check}: {f.measured} above {f.limit}; {f.said}" for f in found if not f.passed]
     assert not wrong, "\n".join(wrong)
     assert found or check == "schedule"
+
+
+def test_a_folder_may_be_named_from_where_one_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_sd3(tmp_path / "model")
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path)
+    spec = PolicySpec(model="model", dtype="float32", max_sequence_length=8, height=32, width=32)
+    found = list(CHECKS["pipeline"](subject_of(spec, tmp_path / "work")))
+    assert found and all(f.passed for f in found), [f.said for f in found]
 
 
 @pytest.mark.parametrize("check", ["schedule", "pipeline", "ratio", "adapter"])

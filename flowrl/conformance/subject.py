@@ -144,7 +144,8 @@ class Subject:
         if cond.negatives is not None and "negative_prompt" in inspect.signature(type(policy.pipe).__call__).parameters:
             call.setdefault("negative_prompt", self.spec.negative)  # FLUX.2 always takes the empty one
         return {
-            "model": str(self.folder),
+            # a hub name is no folder; the other process works in a folder of its own
+            "model": str(self.folder.expanduser().resolve() if self.folder.expanduser().exists() else self.folder),
             "dtype": self.spec.dtype,
             "device": str(policy.device),
             "lora": None if lora is None else str(lora),

@@ -74,7 +74,8 @@ def train(
 ) -> Result:
     """Train a model with rewards and leave a run folder.
 
-    recipe: a Recipe or the name of one (None: what the resumed run was, Recipe() beside a policy, else "shapes");
+    recipe: a Recipe or the name of one (None: what the resumed run was; Recipe() beside a policy or a model of one's own, which
+      overrides name as "policy.model"; else "shapes");
     overrides: {"optim.lr": 1e-4, ...};
     rewards: name -> f(images, prompts, metadata) -> scores, or (f, weight), added to the recipe's;
     prompts: anything `data.read` takes, instead of data.prompts;
@@ -88,7 +89,8 @@ def train(
     from flowrl.recipes import named
 
     if recipe is None:
-        started = Recipe() if policy is not None else named("shapes")
+        model = (overrides or {}).get("policy.model")
+        started = named(model or "shapes") if policy is None and model in (None, *build.WORLDS) else Recipe()
         recipe = started if resume is None else settings.load(RunFolder.open(resume).path / "run.yaml")
     recipe = settings.resolve(named(recipe) if isinstance(recipe, str) else recipe, overrides or {})
     world = dist.start(recipe.run.device)
