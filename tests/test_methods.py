@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -11,10 +14,13 @@ import toy
 from method_table import TABLE, parts, session
 
 from flowrl import methods
+from flowrl.data import Prompts
 from flowrl.loop import begin, iterate
-from flowrl.recipe import OptimSpec, SizesSpec
+from flowrl.methods import VISUAL
+from flowrl.recipe import MethodSpec, OptimSpec, PolicySpec, Recipe, SizesSpec
+from flowrl.recipes.engine import notes
 from flowrl.replay import RatioError
-from flowrl.samplers import schedules
+from flowrl.samplers import paths, schedules
 from flowrl.sizes import Sizes
 from flowrl.types import Method
 
@@ -194,3 +200,25 @@ def test_a_run_that_goes_on_with_another_method_begins_its_memory_anew() -> None
     assert after.states["advantage"] == fresh and after.iteration == 1
     iterate(second, after)
     assert after.states["advantage"] != fresh
+
+
+def told(name: str, path: paths.Path, sigmas: torch.Tensor, **policy: Any) -> str:
+    """What the log says of a method on such a path, over prompts with images."""
+    recipe = Recipe(method=MethodSpec(name), policy=PolicySpec(steps=10))
+    parts: Any = SimpleNamespace(
+        method=VISUAL[name](),
+        recipe=recipe,
+        policy=SimpleNamespace(path=path, sigmas=lambda steps: sigmas, **policy),
+        prompts=Prompts(("a",), ({},), (Path("a.png"),)),
+    )
+    return " ".join(notes(parts))
+
+
+def test_a_run_says_what_its_method_and_its_model_leave_away() -> None:
+    table = paths.alphas_cumprod()
+    vp, levels = paths.vp("epsilon", table), schedules.vp(10, table)
+    assert "flow_grpo leaves up to 6.5 times the noise that the model expects" in told("flow_grpo", vp, levels)
+    assert "times the noise" not in told("ddpo", vp, levels)
+    assert "times the noise" not in told("flow_grpo", paths.flow, schedules.linear_shift(10, 3.0))
+    assert "rewards see them alone" in told("ddpo", vp, levels, pictured=False)
+    assert "rewards see them alone" not in told("ddpo", vp, levels, pictured=True)

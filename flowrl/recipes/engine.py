@@ -48,6 +48,8 @@ def notes(parts: Parts[Any]) -> list[str]:
             f"A step of {parts.recipe.method.name} leaves up to {excess:.1f} times the noise that the model expects there, so that "
             "training sees grainy pictures; lower its noise, or take a method whose steps are exact (ddpo, flow_cps, precise)."
         )
+    if not getattr(parts.policy, "pictured", True) and any(image is not None for image in parts.prompts.images):
+        said.append("The prompts come with images, which this model is not shown: rewards see them alone.")
     return said
 
 
