@@ -29,7 +29,9 @@ class Generic:
     It is run three times when it is built: with guidance, without, and for two prompts. What is not understood then is refused;
     what is, is to be verified against the pipeline before it is trusted (`flowrl.conformance`).
 
-    Raises: Unknown, a sentence.
+    kept_in: the precision in which the pipeline keeps its latents.
+
+    Raises: Unknown, a sentence.  ValueError where it draws another size than the spec asks for.
     """
 
     feed_forward: Sequence[str] = ()
@@ -51,6 +53,7 @@ class Generic:
         self.embeds = bool(how.told)
         self.guidance = float(self.runner.own("guidance_scale") or 1.0) if self.embeds else 1.0
         x, shown = plain.steps[0].x, torch.as_tensor(plain.made)
+        self.kept_in = x.dtype
         self.shape = tuple(x.shape[1:])
         self.channels = -1 if x.ndim == 3 else 0
         self.pixels = shown[0].numel() // 3
@@ -98,7 +101,8 @@ class Generic:
             if path in how.told:
                 return how.told[path].at(told)
             if path in how.rows:
-                return given[_key(path)].movedim(0, how.rows[path])
+                row = given[_key(path)].movedim(0, how.rows[path])
+                return row.to(value.dtype) if row.is_floating_point() else row
             return value.to(x.device) if isinstance(value, Tensor) else value
 
         u = first_tensor(network(**filled(how.template, put)))

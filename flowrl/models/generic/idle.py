@@ -71,7 +71,7 @@ class Idle:
 
         @functools.wraps(right)
         def step(output: Tensor, time: Any, x: Tensor, *args: Any, **kwargs: Any) -> Any:
-            return (last.to(x.dtype),)
+            return (last,)  # not rounded to the dtype of x: the autoencoder may have a finer one
 
         draw = torch.Generator().manual_seed(0)
         with self.on(), patched(self.pipe.scheduler, "step", step):
