@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
@@ -32,17 +32,22 @@ class Unknown(ValueError):
 @dataclass(frozen=True)
 class Line:
     """An argument that is factor * x + offset, rounded where it is an integer; shape: its own, without the batch. x is the
-    guidance, or the clock: sigma on a flow, and the trained time of a variance-preserving diffusion."""
+    guidance, or the clock: sigma on a flow, and the trained time of a variance-preserving diffusion.
+
+    divisor: it is rounded before it is divided by this, and once more after it.
+    """
 
     factor: float
     offset: float
     dtype: torch.dtype
     shape: tuple[int, ...]
+    divisor: float = 1.0
 
     def at(self, x: Tensor) -> Tensor:
         """x [N] -> the argument [N, ...]."""
-        told = self.factor * x + self.offset
+        told = self.divisor * (self.factor * x + self.offset)
         told = (told if self.dtype.is_floating_point else told.round()).to(self.dtype)
+        told = told if self.divisor == 1 else told / self.divisor
         return told.view(-1, *[1] * len(self.shape)).expand(-1, *self.shape)
 
 
@@ -167,6 +172,21 @@ def _roundest(x: Tensor, y: Tensor, factor: float, offset: float, eps: float) ->
         if rounded and float((rounded * x + shifted - y).abs().max()) <= eps * float(y.abs().max()):
             return float(rounded), float(shifted)
     return None
+
+
+def divided(times: Mapping[str, Line], steps: Sequence[Step], clock: Tensor, trained: float) -> dict[str, Line]:
+    """Times in half precision, by the divisor that most steps [many] show: some pipelines round a time in thousands and divide it
+    then. Networks multiply it again, so that a rounding moves what they see by a whole radian."""
+
+    def missed(path: str, line: Line) -> int:
+        told = [torch.as_tensor(dict(leaves(step.calls[0].given))[path]).flatten()[0] for step in steps]
+        return int((line.at(clock.double().cpu()).reshape(len(steps), -1)[:, 0] != torch.stack(told).cpu()).sum())
+
+    found = dict(times)
+    for path, line in times.items():
+        if coarse(line.dtype):
+            found[path] = min((line, replace(line, divisor=trained)), key=lambda line, path=path: missed(path, line))
+    return found
 
 
 def told_of(guided: Call, plain: Call, scale: float) -> dict[str, Line]:

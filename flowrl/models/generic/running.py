@@ -73,11 +73,11 @@ class Runner:
         return made.frames if hasattr(made, "frames") else made.images
 
     @torch.no_grad()
-    def run(self, prompts: Sequence[str], guidance: float, steps: int, stop: bool = False, **more: Any) -> Heard:
-        """stop: leave when the first step begins."""
+    def run(self, prompts: Sequence[str], guidance: float, steps: int, stop: int = 0, **more: Any) -> Heard:
+        """stop: leave when this many steps have begun; 0: at the end."""
         self.pipe.set_progress_bar_config(disable=True)
         draw = torch.Generator().manual_seed(0)
-        with listening(self.pipe, self.network, lambda heard: stop) as heard:
+        with listening(self.pipe, self.network, lambda heard: len(heard.steps) == stop) as heard:
             heard.made = self.call(prompts, guidance, steps, generator=draw, output_type="pt", **more)
         return heard
 
