@@ -118,6 +118,16 @@ def test_a_backend_that_would_not_run_is_refused(name: str, backend: str, said: 
         attention.use(network(name), backend)
 
 
+@CPU
+def test_a_kernel_that_does_not_fit_is_a_sentence_and_other_errors_stay_what_they_are() -> None:
+    q = torch.ones(1, 2, 16, 8)
+    attend = torch.nn.functional.scaled_dot_product_attention
+    with pytest.raises(ValueError, match="'_native_efficient' cannot compute this network's attention; use native"):
+        attention.Held(lambda: attend(q, q, q), attention.KERNELS["_native_efficient"])()
+    with pytest.raises(RuntimeError, match="must match"):
+        attention.Held(lambda: q + torch.ones(3), attention.KERNELS["_native_math"])()
+
+
 def test_a_processor_that_computes_attention_itself_is_not_taken_for_one_that_follows() -> None:
     from diffusers.models.attention_processor import AttnProcessor
 

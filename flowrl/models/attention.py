@@ -21,18 +21,29 @@ KERNELS = {
     "_native_cudnn": SDPBackend.CUDNN_ATTENTION,
 }
 """Backends that are a kernel of torch's own attention, which an attention can be held to that takes no backend."""
+UNABLE = ("No available kernel", "No viable backend")
+"""Beginnings of what torch says where its kernel does not fit."""
 
 
 @dataclass(frozen=True)
 class Held:
-    """An attention's forward, inside which torch has one kernel: also where a checkpointed block runs it again in its backward."""
+    """An attention's forward, inside which torch has one kernel: also where a checkpointed block runs it again in its backward.
+
+    Raises: ValueError where the kernel does not compute this attention, as flash none with a mask on CUDA.
+    """
 
     forward: Callable[..., Any]
     kernel: SDPBackend
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        with sdpa_kernel(self.kernel):
-            return self.forward(*args, **kwargs)
+        try:
+            with sdpa_kernel(self.kernel):
+                return self.forward(*args, **kwargs)
+        except RuntimeError as error:
+            if not str(error).startswith(UNABLE):
+                raise
+            named = next(name for name, kernel in KERNELS.items() if kernel == self.kernel)
+            raise ValueError(f"policy.attention {named!r} cannot compute this network's attention; use native") from error
 
 
 def use(network: nn.Module, backend: str | None, device: torch.device | str = "cpu") -> None:
