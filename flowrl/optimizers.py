@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from flowrl.recipe import OptimSpec
 
+log = logging.getLogger("flowrl")
 PACKED = ("codes", "scale", "qmap", "signed")
 """What a block-wise 8-bit moment of torchao consists of."""
 
@@ -30,6 +32,7 @@ def make(spec: OptimSpec, parameters: Sequence[nn.Parameter]) -> torch.optim.Opt
         from bitsandbytes.optim import AdamW8bit as kind  # pyright: ignore[reportMissingImports]
     else:
         _installed("torchao", "without a CUDA device")
+        log.warning("adamw8bit is compiled by torch at the first optimizer step, which takes minutes without a CUDA device")
         from torchao.optim import AdamW8bit as kind  # pyright: ignore[reportMissingImports]
     return kind(parameters, lr=spec.lr, betas=spec.betas, eps=spec.eps, weight_decay=spec.weight_decay)
 

@@ -247,7 +247,7 @@ def test_a_quantised_base_carries_an_adapter(folder: Path) -> None:
         ({"quantize": "nf4"}, "needs (a CUDA device|bitsandbytes)"),
         ({"attention": "flashy"}, r"policy.attention 'flashy' is unknown \(did you mean 'flash'\?\); diffusers has: .*native"),
         ({"attention": "sage"}, "has no backward"),
-        ({"attention": "xformers"}, "cannot be used here"),
+        ({"attention": "xformers"}, "none of the . attentions of SD3Transformer2DModel can take it"),
     ],
 )
 def test_what_cannot_be_had_here_is_a_sentence(folder: Path, more: dict[str, Any], said: str) -> None:

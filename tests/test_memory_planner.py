@@ -210,8 +210,9 @@ def test_phases_follow_one_another_and_share_what_stays() -> None:
     assert away.phases["train"] == always + away.gradients + away.activations
     assert away.phases["decode"] == always + away.vae + away.decode
     assert away.phases["reward"] == always + away.reward
-    assert away.phases["encode"] == away.adapter + away.optimizer + away.encoding
-    assert away.encoding < plain.encoders, "one encoder at a time"
+    assert away.phases["encode"] == away.adapter + away.optimizer + away.vae + away.encoding, "the decoder comes along"
+    assert of(offload=("encoders",)).phases["encode"] == always + plain.vae + plain.reward + away.encoding
+    assert away.encoding < plain.encoders, "one encoder at a time (tests/test_place.py)"
     assert away.total == max(away.phases.values()) + away.overhead > plan.CONTEXT + max(away.phases.values())
 
 
@@ -360,6 +361,24 @@ def test_models_are_listed_and_explained(capsys: pytest.CaptureFixture[str]) -> 
 def test_bad_questions_are_answered_with_a_sentence(capsys: pytest.CaptureFixture[str], words: str, told: str) -> None:
     assert call(*words.split()) == 2
     assert told in capsys.readouterr().err
+
+
+def test_what_does_not_fit_is_one_sentence_and_no_table(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("models", "wan2.2-t2v-a14b", "--vram", "24") == 2
+    said = capsys.readouterr()
+    assert "with everything saved, the phase 'reward' still comes to" in said.err and not said.out
+
+
+def test_an_embedded_model_is_checked_as_it_was_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    from flowrl import conformance
+
+    seen: list[PolicySpec] = []
+    monkeypatch.setattr(conformance, "subject_of", lambda spec, *_: seen.append(spec))
+    monkeypatch.setattr(conformance, "examine", lambda subject: [])
+    assert call("models", "check", "shapes_video") == 0
+    assert call("models", "check", "shapes_video", "--set", "policy.frames=5") == 0
+    assert call("models", "check", "mine") == 0
+    assert [(s.height, s.width, s.frames) for s in seen] == [(32, 32, 9), (32, 32, 5), (None, None, None)]
 
 
 def test_an_unknown_class_is_not_built() -> None:

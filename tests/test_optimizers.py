@@ -20,6 +20,16 @@ TORCHAO = pytest.mark.skipif(not importlib.util.find_spec("torchao"), reason="to
 SPECS = [OptimSpec(lr=1e-2), pytest.param(OptimSpec("adamw8bit", lr=1e-2), marks=TORCHAO)]
 
 
+@TORCHAO
+def test_a_first_step_of_minutes_is_announced(caplog: pytest.LogCaptureFixture) -> None:
+    optimizers.make(OptimSpec(), parameters())
+    assert not caplog.messages
+    optimizers.make(OptimSpec("adamw8bit"), parameters())
+    assert caplog.messages == [
+        "adamw8bit is compiled by torch at the first optimizer step, which takes minutes without a CUDA device"
+    ]
+
+
 def parameters() -> list[nn.Parameter]:
     draw = torch.Generator().manual_seed(0)
     return [nn.Parameter(torch.randn(shape, generator=draw)) for shape in ((64, 128), (8, 16))]

@@ -93,6 +93,7 @@ def check(model: str | None, settings: list[str], device: str, console: Console)
     from rich.text import Text
 
     from flowrl.conformance import examine, subject_of
+    from flowrl.models.caller import own
     from flowrl.recipe import PolicySpec, Recipe
     from flowrl.settings import resolve
 
@@ -101,7 +102,7 @@ def check(model: str | None, settings: list[str], device: str, console: Console)
     base = Recipe(policy=PolicySpec(model=model, dtype="float32"))
     wrong = 0
     with tempfile.TemporaryDirectory() as work:
-        subject = subject_of(resolve(base, settings).policy, Path(work), device)
+        subject = subject_of(own(resolve(base, settings).policy), Path(work), device)
         for found in examine(subject):
             measured = "" if found.measured is None else f"  {found.measured:.2g} of {found.limit:.2g}"
             line = Text("ok     " if found.passed else "WRONG  ", style="green" if found.passed else "bold red")
@@ -203,11 +204,11 @@ def explain(
     start = None
     if asked != (None, None, None) or reward is not None:
         start = settings(one, _whole(one, asked), reward or REWARD)
-    _facts(one, console)
     sizes = SIZES if vram is None else (vram,)
     found = {size: preset(one, size, start) for size in sizes}
     if vram is not None and found[vram] is None:
         raise ValueError(_nothing(one, vram, start))
+    _facts(one, console)
     if vram is None:
         table = _table(show_header=True)
         for title in ("GPU", "settings", "peak", "largest phase"):
@@ -263,8 +264,8 @@ def _nothing(card: Card, vram: float, start: Settings | None) -> str:
     size = next((n for n in (12, 16, 24, 48, 80) if preset(card, n, start)), None)
     hint = f"a GPU of {size} GB is enough" if size else "no GPU of up to 80 GB is enough"
     return (
-        f"{card.name} does not fit {vram:g} GB: with everything saved, {_largest(least)} still comes to {least.total / GB:.1f} GB; "
-        f"{hint}, or give a smaller --resolution or --reward"
+        f"{card.name} does not fit {vram:g} GB: with everything saved, the phase '{_largest(least)}' still comes to "
+        f"{least.total / GB:.1f} GB; {hint}, or give a smaller --resolution or --reward"
     )
 
 

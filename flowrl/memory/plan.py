@@ -82,8 +82,9 @@ class Peak:
         away = 0 if "weights" in self.resident else self.weights
         kept = {name: getattr(self, name) for name in self.resident if name != "weights"}
         rest = {name: sum(size for other, size in kept.items() if other != name) for name in ("encoders", "vae", "reward", "")}
+        visiting = 0 if "vae" in self.resident else self.vae  # it comes along: some models encode pictures
         return {
-            "encode": always - away + rest["encoders"] + kept.get("encoders", 0) + self.encoding,
+            "encode": always - away + rest["encoders"] + kept.get("encoders", 0) + visiting + self.encoding,
             "rollout": always + rest[""] + self.sampling,
             "decode": always + rest["vae"] + self.vae + self.decode,
             "reward": always + rest["reward"] + self.reward,

@@ -49,7 +49,7 @@ class DiffusersPolicy:
             elif not spec.lora.rank:
                 network.requires_grad_(True)
             network.eval()
-            attention.use(network, spec.attention)
+            attention.use(network, spec.attention, self.device)
         self.places.settle()
         self.checkpointing(spec.checkpointing)
         self.network: nn.Module = first if len(self.modules) == 1 else nn.ModuleDict(self.modules)
