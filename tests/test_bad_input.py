@@ -97,6 +97,20 @@ def test_a_setting_that_cannot_be_used(tmp_path: Path, changes: dict[str, Any], 
     assert not (tmp_path / "run").exists(), "a failed start is no run"
 
 
+def test_a_model_with_a_weight_that_is_no_number(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = Path(shutil.copytree(tinyrun.model(), tmp_path / "model"))
+    file = folder / "transformer" / "diffusion_pytorch_model.safetensors"
+    weights = load_file(file)
+    weights["proj_out.weight"][0, 0] = float("nan")
+    save_file(weights, file)
+    said = r"the weight 'proj_out\.weight' of transformer is not finite \(1 of \d+ values .*the file is damaged"
+    with pytest.raises(ValueError, match=said):
+        train(tinyrun.recipe(tmp_path / "run", {"policy.model": str(folder)}))
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("data", "said"),
     [

@@ -23,6 +23,7 @@ from flowrl.dist import World
 from flowrl.export.diffusers import savable
 from flowrl.export.files import adapters, write_comfy
 from flowrl.export.run import about
+from flowrl.finite import demand
 from flowrl.folder import RunFolder, write_atomic
 from flowrl.loop import Parts, Session, begin, choose
 from flowrl.models.policy import DiffusersPolicy
@@ -146,6 +147,7 @@ def _parts(recipe: Recipe, method: Any, selection: Selection, given: Given, worl
     rewards, prompts, ready = given
     trained, held = build.prompts(recipe.data, prompts)
     policy, recipe = build.policy(recipe, ready, world)
+    demand(policy.modules if isinstance(policy, DiffusersPolicy) else {"": policy.network})
     if recipe.policy.lora.rank and isinstance(policy, DiffusersPolicy):
         savable(type(policy.pipe), list(policy.modules))  # said now rather than when the run is done
     trained, held = (timed(part, policy.fps) for part in (trained, held))

@@ -1,0 +1,29 @@
+"""Weights that are no numbers, named before whatever they spoil."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+REMEDY = "the file is damaged, or was saved from a training that diverged; take another one"
+
+
+def not_finite(networks: Mapping[str, nn.Module]) -> str | None:
+    """A clause that names the first weight which holds NaN or infinity, None where there is none. Quantised weights are not read."""
+    for name, network in networks.items():
+        for inner, p in network.named_parameters():
+            if type(p.data) is not Tensor or not p.is_floating_point():
+                continue
+            good = torch.isfinite(p.data)
+            if not bool(good.all()):
+                which = f"{inner!r} of {name}" if name else repr(inner)
+                return f"the weight {which} is not finite ({int((~good).sum())} of {good.numel()} values are NaN or infinite)"
+    return None
+
+
+def demand(networks: Mapping[str, nn.Module]) -> None:
+    """Raises: ValueError naming the first weight that is not finite."""
+    if wrong := not_finite(networks):
+        raise ValueError(f"{wrong}, so nothing it makes is an image; {REMEDY}")
