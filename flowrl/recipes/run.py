@@ -377,7 +377,7 @@ def _finish(parts: Parts, session: Session, jury: Jury, folder: RunFolder) -> Re
 
 
 def _export(parts: Parts, folder: RunFolder, iterations: int, drawn: Mapping[float, np.ndarray]) -> None:
-    """lora/: what diffusers finds there, and beside it a file named after the run for ComfyUI."""
+    """lora/: what diffusers finds there, and beside it a file named after the run's folder for ComfyUI."""
     export.save(parts.policy, folder.lora)
     if not parts.recipe.policy.lora.rank:
         return
