@@ -11,7 +11,7 @@ REMEDY = "the file is damaged, or was saved from a training that diverged; take 
 
 
 def not_finite(networks: Mapping[str, nn.Module]) -> str | None:
-    """A clause that names the first weight which holds NaN or infinity, None where there is none. Quantised weights are not read."""
+    """A clause that names the first weight with NaN or infinity in it, None where there is none. Quantised ones are not read."""
     for name, network in networks.items():
         for inner, p in network.named_parameters():
             if type(p.data) is not Tensor or not p.is_floating_point():

@@ -15,8 +15,8 @@ from flowrl import optimizers
 from flowrl.collect import Features, collect
 from flowrl.data import Prompts
 from flowrl.dist import World
-from flowrl.recipe import OptimSpec, Recipe
 from flowrl.finite import not_finite
+from flowrl.recipe import OptimSpec, Recipe
 from flowrl.replay import RatioError, Work, anchored, form
 from flowrl.rewards import Rule, total
 from flowrl.rewards.base import Reward, Scores, State

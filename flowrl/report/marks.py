@@ -28,7 +28,7 @@ def counted(count: object, thing: str) -> str:
 
 
 def moved(before: float | None, after: float | None, difference: float | None) -> tuple[str, str]:
-    """A difference as it is written, and its tone. One of less than half a thousandth between figures that look the same is none."""
+    """A difference as it is written, and its tone. Less than half a thousandth between figures that look the same is none."""
     if difference is not None and abs(difference) < 5e-4 and shown(before) == shown(after):
         return "+0.000", "same"
     return signed(difference), tone(difference)
