@@ -60,7 +60,17 @@ def method(spec: MethodSpec, group: int) -> Method | Direct:
         )
     if "group" in spec.args:
         raise ValueError("the group size is sizes.group; take method.args.group out")
-    return make_method(**settings.arguments(make_method, {**spec.args, "group": group}))
+    arguments = settings.arguments(make_method, {**spec.args, "group": group})
+    try:
+        return make_method(**arguments)
+    except ValueError as error:
+        raise ValueError(f"{error} ({told(spec)}, sizes.group {group})") from error
+
+
+def told(spec: MethodSpec) -> str:
+    """The settings that a method is made of, for messages."""
+    given = ", ".join(f"{name}={value}" for name, value in spec.args.items())
+    return f"method {spec.name} with {f'method.args {given}' if given else 'its own arguments'}"
 
 
 def resized(spec: MethodSpec) -> Callable[[int], Method | Direct]:
