@@ -76,7 +76,7 @@ def family(kind: str) -> names.Family:
     """Raises: ValueError for a class of network that has no row in keys.yaml."""
     found = names.of_network(kind)
     if found is None:
-        raise ValueError(f"how ComfyUI names the modules of {kind} is not known to flowrl, which knows: {names.known()}")
+        raise ValueError(f"how ComfyUI names the modules of {kind} is not known; use the file for diffusers")
     return found
 
 
