@@ -18,7 +18,8 @@ def not_finite(networks: Mapping[str, nn.Module]) -> str | None:
                 continue
             good = torch.isfinite(p.data)
             if not bool(good.all()):
-                which = f"{inner!r} of {name}" if name else repr(inner)
+                own = inner.replace(".base_layer.", ".")  # PEFT's, which the file does not have
+                which = f"{own!r} of {name}" if name else repr(own)
                 return f"the weight {which} is not finite ({int((~good).sum())} of {good.numel()} values are NaN or infinite)"
     return None
 

@@ -51,8 +51,8 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "children of no whole trajectory": (
         {"method.name": "tempflow_grpo", "method.args": {}},
-        r"4 children a step do not make whole trajectories of 6; make the group a multiple of 6 \(method tempflow_grpo with its own "
-        r"arguments, sizes\.group 4\)$",
+        r"4 children a step do not make whole trajectories of 6; make the group a multiple of 6 \(method tempflow_grpo with its "
+        r"own arguments, sizes\.group 4\)$",
     ),
     "full fine-tuning in half precision": (
         {"policy.lora.rank": 0, "policy.dtype": "bfloat16"},

@@ -13,7 +13,7 @@ import pytest
 from families.case import Case
 from PIL import Image
 
-from flowrl.conformance import CHECKS, Subject
+from flowrl.conformance import CHECKS, Subject, subject_of
 from flowrl.conformance.subject import run
 from flowrl.models import load_policy
 from flowrl.recipe import PolicySpec
@@ -73,3 +73,13 @@ def test_half_precision_is_near_and_replayed_exactly(halved: Subject, check: str
 @pytest.fixture(scope="module")
 def halved(tmp_path_factory: pytest.TempPathFactory) -> Subject:
     return subject(CASES["sd3"], tmp_path_factory.mktemp("half"), "bfloat16")
+
+
+def test_a_model_in_a_relative_folder_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process that draws its pipeline stands elsewhere."""
+    CASES["sd3"].make().save_pretrained(tmp_path / "model")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "work").mkdir()
+    one = subject_of(PolicySpec(model="model", dtype="float32", **CASES["sd3"].spec), tmp_path / "work")
+    found = [finding for check in ("weights", "pipeline") for finding in CHECKS[check](one)]
+    assert found[0].passed and all(f.passed for f in found), found
