@@ -10,7 +10,7 @@ import math
 import os
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -82,9 +82,11 @@ def _sentence(cause: OSError, text: str) -> OSError:
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A run's folder. `create` for a new run, `open` for one to resume, score or report."""
+    """A run's folder. `create` for a new run, `open` for one to resume, score or report. made: the folders that `create` made for
+    it, the innermost first."""
 
     path: Path
+    made: tuple[Path, ...] = field(default=(), compare=False, repr=False)
 
     def __fspath__(self) -> str:
         return str(self.path)
@@ -103,8 +105,13 @@ class RunFolder:
                 f"{path} already holds a run ({', '.join(held)}): resume that run, choose another folder with "
                 "--set run.folder=..., or delete it first."
             )
-        _writable(path)
-        return cls(path)
+        folder = cls(path, tuple(one for one in (path / "samples", path, *path.parents) if not one.exists()))
+        try:
+            _writable(path)
+        except BaseException:
+            folder.forget()
+            raise
+        return folder
 
     @classmethod
     def open(cls, path: Path | str) -> RunFolder:
@@ -121,8 +128,8 @@ class RunFolder:
         return cls(path)
 
     def forget(self) -> None:
-        """Take `create` back: the folder goes, if there is still nothing in it."""
-        for empty in (self.samples, self.path):
+        """Take `create` back: what it made goes, if there is still nothing in it; what was there before stays as it was."""
+        for empty in self.made:
             with suppress(OSError):
                 empty.rmdir()
 

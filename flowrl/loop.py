@@ -15,6 +15,7 @@ from flowrl import optimizers
 from flowrl.collect import Features, collect
 from flowrl.data import Prompts
 from flowrl.dist import World
+from flowrl.finite import not_finite
 from flowrl.recipe import OptimSpec, Recipe
 from flowrl.replay import RatioError, Work, anchored, form
 from flowrl.rewards import Rule, total
@@ -292,7 +293,9 @@ def _train(parts: Parts[Method], session: Session, works: list[Work]) -> dict[st
 
 
 def _named(policy: Policy, work: Work, noise: Source, witness: Witness | None) -> str:
-    """Where rollout and replay of the first recorded call part."""
+    """Where rollout and replay of the first recorded call part; first of all, a weight that is no number."""
+    if wrong := not_finite({"": policy.network}):
+        return wrong
     ro, q, cond = work.got.rollout, work.queries, work.got.cond
     if ro is None or q is None or witness is None or witness.trace is None:
         return "it was equal when the run started; a kernel is not deterministic, or the weights were changed from outside"

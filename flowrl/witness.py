@@ -13,8 +13,10 @@ from flowrl.samplers import Plan
 
 SWAPPED = "adapters were merged, switched off or replaced in between"
 
-Trace = list[tuple[str, tuple[int, ...], str, str]]
-"""(module, shape, dtype, digest of the values) in order of completion; the network's own inputs come first."""
+Mark = tuple[str, tuple[int, ...], str, str, bool]
+Trace = list[Mark]
+"""(module, shape, dtype, digest of the values, whether all are finite) in order of completion; the network's own inputs come
+first."""
 
 
 def _tensors(value: object) -> Iterator[Tensor]:
@@ -28,9 +30,10 @@ def _tensors(value: object) -> Iterator[Tensor]:
             yield from _tensors(v)
 
 
-def _mark(name: str, value: Tensor) -> tuple[str, tuple[int, ...], str, str]:
+def _mark(name: str, value: Tensor) -> Mark:
     bits = value.detach().contiguous().view(torch.uint8) if value.ndim else value.detach().reshape(1).view(torch.uint8)
-    return name, tuple(value.shape), str(value.dtype), hashlib.blake2b(bits.cpu().numpy().tobytes(), digest_size=8).hexdigest()
+    digest = hashlib.blake2b(bits.cpu().numpy().tobytes(), digest_size=8).hexdigest()
+    return name, tuple(value.shape), str(value.dtype), digest, bool(value.detach().isfinite().all())
 
 
 @contextmanager
@@ -92,4 +95,7 @@ def difference(rollout: Trace, replay: Trace) -> str:
             return f"{old[0]} is the first that differs between rollout and replay: {cause}"
     if len(rollout) != len(replay):
         return f"the rollout ran {len(rollout)} modules and the replay {len(replay)}: {SWAPPED}"
+    for name, _, kind, _, finite in replay:
+        if not finite:
+            return f"{name} is the first whose values are not all finite, in {kind}: it overflows, or was given no numbers"
     return "every module agrees: the difference lies outside the network (guidance, or the stored predictions)"

@@ -44,7 +44,9 @@ def sliding(
     is theirs.
     """
     if not 0 < size <= steps:
-        raise ValueError(f"a window of {size} steps does not fit into {steps} trainable steps; use a size from 1 to {steps}")
+        fitting = "take more steps" if steps < 1 else "use a size of 1" if steps == 1 else f"use a size from 1 to {steps}"
+        room = "1 trainable step" if steps == 1 else f"{max(steps, 0)} trainable steps"
+        raise ValueError(f"a window of {size} steps does not fit into {room}; {fitting}")
     if stride < 1 or every < 1:
         raise ValueError(f"a window with stride {stride} that stands {every} iterations never moves on; both must be at least 1")
     if strategy not in get_args(Strategy):

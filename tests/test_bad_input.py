@@ -40,6 +40,24 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
         {"method.args": {"window": 9}},
         r"a window of 9 steps does not fit into 2 trainable steps; use a size from 1 to 2",
     ),
+    "window of the method's own": (
+        {"method.args": {}, "policy.steps": 3},
+        r"a window of 4 steps does not fit into 1 trainable step; use a size of 1 \(method mix_grpo with its own arguments, "
+        r"policy\.steps 3, sizes\.group 4\)$",
+    ),
+    "no step to train on": (
+        {"method.args": {"window": 2}, "policy.steps": 2},
+        r"does not fit into 0 trainable steps; take more steps \(method mix_grpo with method\.args window=2, policy\.steps 2, ",
+    ),
+    "children of no whole trajectory": (
+        {"method.name": "tempflow_grpo", "method.args": {}},
+        r"4 children a step do not make whole trajectories of 6; make the group a multiple of 6 \(method tempflow_grpo with its "
+        r"own arguments, sizes\.group 4\)$",
+    ),
+    "full fine-tuning in half precision": (
+        {"policy.lora.rank": 0, "policy.dtype": "bfloat16"},
+        r"full fine-tuning \(lora\.rank 0\) of bfloat16 weights loses updates",
+    ),
     "window out of the schedule": (
         {"method.name": "flow_grpo_fast", "method.args": {"high": 9, "low": 6}},
         r"no window of 3 steps fits into steps 6 to 2",
@@ -95,6 +113,34 @@ def test_a_setting_that_cannot_be_used(tmp_path: Path, changes: dict[str, Any], 
     with pytest.raises((ValueError, OSError), match=said):
         train(made, {"method.args": {"window": 2, "skip_last": 2}, **changes})
     assert not (tmp_path / "run").exists(), "a failed start is no run"
+
+
+def test_a_failed_start_leaves_what_was_there(tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    (kept / "samples").mkdir(parents=True)
+    wrong = {"policy.lora.rank": 0, "policy.dtype": "bfloat16"}
+    for folder in (kept, kept / "a" / "b"):
+        with pytest.raises(ValueError, match="full fine-tuning"):
+            train(tinyrun.recipe(folder, wrong))
+        assert [p.relative_to(kept) for p in kept.rglob("*")] == [Path("samples")]
+    (kept / "note.txt").write_text("mine")
+    with pytest.raises(ValueError, match="full fine-tuning"):
+        train(tinyrun.recipe(kept, wrong))
+    assert {p.name for p in kept.iterdir()} == {"samples", "note.txt"}
+
+
+def test_a_model_with_a_weight_that_is_no_number(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = Path(shutil.copytree(tinyrun.model(), tmp_path / "model"))
+    file = folder / "transformer" / "diffusion_pytorch_model.safetensors"
+    weights = load_file(file)
+    weights["proj_out.weight"][0, 0] = float("nan")
+    save_file(weights, file)
+    said = r"the weight 'proj_out\.weight' of transformer is not finite \(1 of \d+ values .*the file is damaged"
+    with pytest.raises(ValueError, match=said):
+        train(tinyrun.recipe(tmp_path / "run", {"policy.model": str(folder)}))
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

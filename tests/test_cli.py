@@ -129,6 +129,21 @@ def test_train_makes_a_recipe_of_its_options(trained: list[tuple[Recipe, str | N
     assert (recipe.run.seed, recipe.run.folder, recipe.run.iterations, recipe.run.minutes) == (7, "o", 3, 2.5)
 
 
+@pytest.mark.parametrize(
+    ("words", "prompts"),
+    [
+        ("--model m/x --set data.prompts=p.txt", "p.txt"),
+        ("--model m/x --prompts shapes", "shapes"),
+        ("--model shapes", "shapes"),
+        ("--model shapes_video", "shapes_video"),
+        ("shapes --model m/x", "shapes"),
+    ],
+)
+def test_prompts_come_from_where_they_are_given(trained: list[tuple[Recipe, str | None]], words: str, prompts: str):
+    assert call("train", *words.split(), "--reward", "clip=1") == 0
+    assert trained[0][0].data.prompts == prompts
+
+
 def test_train_takes_a_recipe_by_name(trained: list[tuple[Recipe, str | None]]):
     from flowrl.recipes import named
 
@@ -159,6 +174,10 @@ def test_train_ends_with_the_result(trained: list[tuple[Recipe, str | None]], ca
     ("words", "message"),
     [
         ("train", "error: nothing to train: name a recipe (flowrl train shapes) or a model"),
+        (
+            "train --model m/x --reward clip=1",
+            "error: nothing says which prompts m/x is to be trained on: give --prompts FILE, or --prompts shapes for the embedded",
+        ),
         ("train shpaes", "error: recipe 'shpaes' does not exist; there are: shapes"),
         ("train none.yaml", "error: none.yaml cannot be read: No such file or directory"),
         ("train shapes --set optim.lrr=1", "error: unknown setting optim.lrr: did you mean optim.lr?"),

@@ -12,10 +12,8 @@ import numpy as np
 import pytest
 from families.case import Case
 from PIL import Image
-from tiny import save_sd3
 
-from flowrl.conformance import CHECKS, Subject
-from flowrl.conformance.model import subject_of
+from flowrl.conformance import CHECKS, Subject, subject_of
 from flowrl.conformance.subject import run
 from flowrl.models import load_policy
 from flowrl.recipe import PolicySpec
@@ -66,15 +64,6 @@ def test_a_family_is_what_its_pipeline_is(subjects: Mapping[str, Subject], case:
     assert found or check == "schedule"
 
 
-def test_a_folder_may_be_named_from_where_one_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    save_sd3(tmp_path / "model")
-    (tmp_path / "work").mkdir()
-    monkeypatch.chdir(tmp_path)
-    spec = PolicySpec(model="model", dtype="float32", max_sequence_length=8, height=32, width=32)
-    found = list(CHECKS["pipeline"](subject_of(spec, tmp_path / "work")))
-    assert found and all(f.passed for f in found), [f.said for f in found]
-
-
 @pytest.mark.parametrize("check", ["schedule", "pipeline", "ratio", "adapter"])
 def test_half_precision_is_near_and_replayed_exactly(halved: Subject, check: str) -> None:
     wrong = [f"{f.check}: {f.measured} above {f.limit}; {f.said}" for f in CHECKS[check](halved) if not f.passed]
@@ -84,3 +73,13 @@ def test_half_precision_is_near_and_replayed_exactly(halved: Subject, check: str
 @pytest.fixture(scope="module")
 def halved(tmp_path_factory: pytest.TempPathFactory) -> Subject:
     return subject(CASES["sd3"], tmp_path_factory.mktemp("half"), "bfloat16")
+
+
+def test_a_model_in_a_relative_folder_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process that draws its pipeline stands elsewhere."""
+    CASES["sd3"].make().save_pretrained(tmp_path / "model")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "work").mkdir()
+    one = subject_of(PolicySpec(model="model", dtype="float32", **CASES["sd3"].spec), tmp_path / "work")
+    found = [finding for check in ("weights", "pipeline") for finding in CHECKS[check](one)]
+    assert found[0].passed and all(f.passed for f in found), found

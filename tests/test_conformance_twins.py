@@ -14,7 +14,7 @@ from test_conformance import subject
 from torch import Tensor
 
 from flowrl import export
-from flowrl.conformance import CHECKS, Subject
+from flowrl.conformance import CHECKS, Subject, examine
 from flowrl.conformance.subject import run
 from flowrl.models import load_policy
 from flowrl.models.policy import DiffusersPolicy
@@ -206,3 +206,30 @@ def test_the_first_module_that_differs_is_named(made: Subject) -> None:
 
     said = [f.said for f in CHECKS["pipeline"](planted(made, plant)) if not f.passed]
     assert any("first module that differs: transformer_blocks.1.ff.net.2, of norm" in line for line in said), said
+
+
+def spoilt(policy: DiffusersPolicy) -> None:
+    with torch.no_grad():
+        policy.modules["transformer"].transformer_blocks[1].ff.net[2].weight[0, 0] = float("nan")
+
+
+def test_a_weight_that_is_no_number_is_named_and_nothing_is_well_because_of_it(made: Subject) -> None:
+    found = list(examine(planted(made, spoilt)))
+    assert found[0].check == "weights" and not found[0].passed
+    assert "'transformer_blocks.1.ff.net.2.weight' of transformer is not finite (1 of" in found[0].said
+    # of these none compares a prediction of ours (the pipeline drew with sound weights)
+    untouched = {"encode, alone and together", "decode, shape", "frozen, size", "frozen, bits", "gradients, frozen", "memory"}
+    untouched.add("adapter, matters")
+    well = {f.check for f in found if f.passed}
+    assert {name for name in well if not name.startswith("schedule")} <= untouched, well
+    said = [f.said for f in found if f.check.startswith("pipeline") and f.check.endswith("latents")]
+    assert all("first module that is not finite: transformer_blocks.1.ff.net.2, of norm nan here" in line for line in said), said
+
+
+def test_the_weights_of_other_parts_are_looked_at(made: Subject) -> None:
+    def plant(policy: DiffusersPolicy) -> None:
+        with torch.no_grad():
+            policy.pipe.vae.decoder.conv_in.bias[0] = float("inf")
+
+    (found,) = CHECKS["weights"](planted(made, plant))
+    assert not found.passed and "'decoder.conv_in.bias' of vae is not finite" in found.said

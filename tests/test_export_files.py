@@ -126,7 +126,8 @@ def test_values_that_a_dtype_cannot_hold_are_a_sentence(tmp_path: Path) -> None:
 
 def test_a_network_without_a_known_layout_is_a_sentence(tmp_path: Path) -> None:
     one = flux()
-    with pytest.raises(ValueError, match="modules of OtherTransformer is not known to flowrl, which knows: UNet2DConditionModel, "):
+    said = "^how ComfyUI names the modules of OtherTransformer is not known; use the file for diffusers$"
+    with pytest.raises(ValueError, match=said):
         files.write_comfy(tmp_path, {"transformer": files.Adapter("OtherTransformer", one.weights, one.config)}, ABOUT)
 
 
@@ -290,15 +291,15 @@ def test_strength_scales_the_update_and_leaves_no_trace() -> None:
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     """A finished run of a tiny SD3, as far as export looks."""
-    recipe = tinyrun.recipe(tmp_path / "run", {"run.name": "my-run", "policy.lora.alpha": 12.0})
-    (tmp_path / "run").mkdir()
-    settings.dump(recipe, tmp_path / "run" / "run.yaml")
+    recipe = tinyrun.recipe(tmp_path / "my-run", {"policy.lora.alpha": 12.0})
+    (tmp_path / "my-run").mkdir()
+    settings.dump(recipe, tmp_path / "my-run" / "run.yaml")
     policy = load_policy(recipe.policy)
     with torch.no_grad():
         for _, p in policy.trainable():
             p.normal_(0, 0.1)
-    export.save(policy, tmp_path / "run" / "lora")
-    return tmp_path / "run"
+    export.save(policy, tmp_path / "my-run" / "lora")
+    return tmp_path / "my-run"
 
 
 def call(*words: str) -> Any:
@@ -323,7 +324,14 @@ def test_a_run_is_exported_for_everyone(run: Path, capsys: pytest.CaptureFixture
 def test_without_a_word_it_is_the_file_for_comfyui(run: Path) -> None:
     assert not call("export", str(run))
     (path,) = (run / "export").iterdir()
+    assert said(path)["modelspec.title"] == said(path)["ss_output_name"] == "my-run"
     assert path.name == "my-run.safetensors" and len(load_file(path)) == 3 * len(read_lora(run / "lora", "transformer")[0]) // 2
+
+
+def test_a_run_that_was_moved_is_exported_under_its_present_name(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    moved = run.rename(run.with_name("bicycle"))
+    monkeypatch.chdir(moved)
+    assert [p.name for p in export_run(".", ["comfy"])] == ["bicycle.safetensors"]
 
 
 def test_what_the_run_wrote_itself_stands_in_for_the_base_model(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -368,4 +376,5 @@ def test_a_runs_trigger_word_is_in_its_file() -> None:
     sized = replace(styled, policy=replace(styled.policy, width=640, height=512))
     told = about(sized, "FluxPipeline", 7, (1, 1))
     assert (told.title, told.trigger, told.resolution) == (recipe.run.name, "ohwx", (640, 512)) and "7 iterations" in told.told
+    assert about(replace(recipe, run=replace(recipe.run, folder="runs/bicycle"))).title == "bicycle"
     assert about(recipe).trigger == "" and about(recipe).resolution is None

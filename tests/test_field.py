@@ -41,6 +41,13 @@ class Points(nn.Module):
         return exact + self.correction(torch.cat([x, level, cond], 1))
 
 
+class Pairs(Points):
+    """Answers as networks of diffusers do."""
+
+    def forward(self, x: Tensor, sigma: Tensor, cond: Tensor) -> Any:
+        return (super().forward(x, sigma, cond),)
+
+
 def directions(prompts: list[str]) -> Tensor:
     return torch.tensor([[math.cos(ANGLES[p]), math.sin(ANGLES[p])] for p in prompts])
 
@@ -169,13 +176,43 @@ def test_a_prompt_is_read_once_and_none_after_the_reader_is_gone() -> None:
         (lambda: FieldPolicy(Points().requires_grad_(False), (2,)), "requires a gradient"),
         (lambda: Digits((2,), 1, 1), "low below high"),
         (lambda: policy(encode=lambda prompts: torch.zeros(2)).encode(["east"]), r"returned shape \[2\]"),
+        (lambda: policy(encode=lambda prompts: [1 for _ in prompts]).encode(["east"]),
+            r"encode\(\['east'\]\) returned a list; give a tensor \[N, \.\.\.\], a row for each prompt"),
+        (lambda: policy(decode=lambda x0: x0.numpy()).decode(torch.zeros(1, 2)), "decode returned a ndarray; return images"),
+        (lambda: FieldPolicy(Pairs(), (2,), encode=directions).predict(torch.zeros(1, 2), torch.ones(1), policy().encode(["east"])),
+            "the network returned a tuple; return a velocity, a tensor"),
+        (lambda: FieldPolicy(print, (2,)), "the network is a builtin_function_or_method; give a torch.nn.Module"),
         (lambda: FieldPolicy(Points(), (3,), encode=directions).predict(
             torch.zeros(1, 3), torch.ones(1), policy().encode(["east"])), "."),
     ],
 )  # fmt: skip
 def test_wrong_input_is_a_sentence(wrong: Any, said: str) -> None:
-    with pytest.raises((ValueError, RuntimeError), match=said):
+    with pytest.raises((ValueError, RuntimeError, TypeError), match=said):
         wrong()
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (torch.nn.Linear(2, 2), r"policy is a Linear, a bare network: wrap it in flowrl\.models\.FieldPolicy"),
+        ("shapes", r"policy is a str: make a policy of it, policy=flowrl\.load_policy"),
+        (5, r"policy is a int, which is none \(it has no network, guidance, .*FieldPolicy"),
+    ],
+    ids=["network", "name", "number"],
+)
+def test_a_value_that_is_no_policy_is_a_sentence(tmp_path: Path, value: Any, said: str) -> None:
+    with pytest.raises(TypeError, match=said):
+        train(tmp_path / "run", value)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("source", [None, 5, object(), torch.nn.Linear(2, 2)], ids=["none", "number", "object", "network"])
+def test_a_source_that_is_no_model_is_a_sentence(source: Any) -> None:
+    said = rf"the model is a {type(source).__name__}: give a folder, a hub name, a file, a PolicySpec or a DiffusionPipeline"
+    with pytest.raises(TypeError, match=said):
+        flowrl.load_policy(source)
+    with pytest.raises(TypeError, match=r"spec is a dict; give a flowrl\.recipe\.PolicySpec"):
+        flowrl.load_policy("shapes", spec={"dtype": "float32"})  # pyright: ignore[reportArgumentType]
 
 
 def test_the_recipe_cannot_contradict_the_policy(tmp_path: Path) -> None:

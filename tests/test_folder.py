@@ -32,6 +32,19 @@ def test_a_new_folder_is_made_with_its_parents_and_may_be_made_again_while_empty
     assert [p.name for p in folder.path.iterdir()] == ["samples"]
 
 
+def test_a_folder_is_taken_back_as_far_as_it_was_made(tmp_path: Path) -> None:
+    first = RunFolder.create(tmp_path / "a" / "b")
+    RunFolder.create(tmp_path / "a" / "b").forget()
+    assert first.samples.is_dir()
+    (tmp_path / "a" / "other").touch()
+    first.forget()
+    assert [p.name for p in (tmp_path / "a").iterdir()] == ["other"]
+    held = RunFolder.create(tmp_path / "c")
+    (held.path / "note").touch()
+    held.forget()
+    assert [p.name for p in held.path.iterdir()] == ["note"]
+
+
 @pytest.mark.parametrize("mark", ["run.yaml", "metrics.jsonl", "result.json", "checkpoints/000001/state.pt"])
 def test_a_folder_with_a_run_is_refused_for_a_new_one_and_opened_for_resuming(tmp_path: Path, mark: str) -> None:
     (tmp_path / mark).parent.mkdir(parents=True, exist_ok=True)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import re
 import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ import ldm_file
 import pytest
 import torch
 from families.sd import sd
+from safetensors.torch import save_file
 from tiny import PROMPTS, excite, save_sd3, sd3_pipeline
 
 from flowrl import export
@@ -26,6 +29,7 @@ from flowrl.models import load_policy
 from flowrl.models.generic.listen import patched
 from flowrl.models.lora import attach
 from flowrl.recipe import LoraSpec, PolicySpec
+from flowrl.said import first_line
 
 TOKEN = "hf_planted_token_1234567890"
 ERRORS = {"missing": (404, "RepoNotFound"), "gated": (403, "GatedRepo"), "bare": (404, "EntryNotFound")}
@@ -203,14 +207,80 @@ WRONG_LORA = {
 
 @pytest.mark.parametrize("case", WRONG_LORA)
 def test_a_wrong_adapter_is_a_sentence(folder: Path, tmp_path: Path, case: str) -> None:
-    from safetensors.torch import save_file
-
     (tmp_path / "other").mkdir()
     weights = {f"unet.mid_block.attn.to_q.lora_{side}.weight": torch.zeros(2, 2) for side in "AB"}
     save_file(weights, tmp_path / "other" / export.LORA_FILE)
     start, message = WRONG_LORA[case]
     with pytest.raises(ValueError, match=message):
         load_policy(spec(folder, lora=LoraSpec(start=str(tmp_path / start))))
+
+
+def shapes_differ(folder: Path) -> Path:
+    """An adapter of a narrower SD3."""
+    weights = {}
+    for block in (0, 1):
+        for name in ("to_q", "to_k", "to_v"):
+            key = f"transformer.transformer_blocks.{block}.attn.{name}"
+            weights |= {f"{key}.lora_A.weight": torch.ones(2, 3), f"{key}.lora_B.weight": torch.ones(3, 2)}
+    save_file(weights, folder / export.LORA_FILE)
+    return folder
+
+
+def modules_differ(folder: Path) -> Path:
+    """An adapter of a network whose modules are called otherwise."""
+    key = "transformer.layers.0.attention.to_q"
+    save_file({f"{key}.lora_A.weight": torch.ones(2, 3), f"{key}.lora_B.weight": torch.ones(3, 2)}, folder / export.LORA_FILE)
+    return folder
+
+
+@pytest.mark.parametrize(("other", "why"), [(shapes_differ, "size mismatch for"), (modules_differ, "not found in the base model")])
+def test_an_adapter_of_another_model_is_one_sentence_and_nothing_else(
+    folder: Path, tmp_path: Path, other: Callable[[Path], Path], why: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    policy = load_policy(spec(folder, lora=LoraSpec(rank=0)))
+    capfd.readouterr()
+    said = rf"could not be loaded into StableDiffusion3Pipeline \([^\n]*{why}[^\n]*\): it is an adapter of another model; give"
+    with warnings.catch_warnings(record=True) as warned, pytest.raises(ValueError, match=said) as failed:
+        warnings.simplefilter("always")
+        attach(policy.pipe, ["transformer"], str(other(tmp_path)), "lora.start")
+    assert ":;" not in str(failed.value) and "\n" not in str(failed.value)
+    assert not warned and capfd.readouterr() == ("", "")
+
+
+def test_what_a_library_warns_of_is_kept_where_an_adapter_loads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pipe = sd3_pipeline()
+    export.save_lora(load_policy(sd3_pipeline(), spec=PolicySpec(dtype="float32", lora=LoraSpec(rank=2))), tmp_path)
+    right, told = pipe.load_lora_weights, []
+
+    def load(*given: Any, **more: Any) -> None:
+        warnings.warn("careful", RuntimeWarning, stacklevel=1)
+        logging.getLogger("diffusers.loaders").error("also this")
+        right(*given, **more)
+
+    monkeypatch.setattr(pipe, "load_lora_weights", load)
+    monkeypatch.setattr(logging.getLogger("diffusers"), "handle", lambda record: told.append(record.getMessage()))
+    with pytest.warns(RuntimeWarning, match="careful"):
+        attach(pipe, ["transformer"], str(tmp_path), "lora.start")
+    assert told[0] == "also this"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "Error(s) in loading state_dict for X:\n\tsize mismatch for a: got 3.\n\tsize mismatch for b.",
+            "for X: size mismatch for a: got 3",
+        ),
+        ("no weights here.\nand more", "no weights here"),
+        ("it ends here:", "it ends here"),
+        ("for X:\n\n  Missing key(s): " + "a, " * 500, "a, …"),
+        ("", "ValueError"),
+        (" .", "ValueError"),
+    ],
+)
+def test_a_first_line_that_ends_with_a_colon_is_read_on(text: str, said: str) -> None:
+    found = first_line(ValueError(text))
+    assert found.endswith(said) and len(found) < 300 and not found.endswith(":") and "\n" not in found
 
 
 def test_a_run_is_not_its_adapter(folder: Path, tmp_path: Path) -> None:
@@ -220,8 +290,6 @@ def test_a_run_is_not_its_adapter(folder: Path, tmp_path: Path) -> None:
 
 
 def test_sampling_with_an_adapter_of_another_family_is_refused(tmp_path: Path) -> None:
-    from safetensors.torch import save_file
-
     weights = {f"unet.mid_block.attn.to_q.lora_{side}.weight": torch.zeros(2, 2) for side in "AB"}
     save_file(weights, tmp_path / export.LORA_FILE)
     with pytest.raises(ValueError, match="--lora .* holds nothing for the transformer of StableDiffusion3Pipeline"):
@@ -275,8 +343,6 @@ def test_offloaded_parts_come_back_to_the_cpu(folder: Path) -> None:
 @pytest.fixture(scope="module")
 def one_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Stable Diffusion as a folder and as files: of everything, of the network, and of the network with the VAE."""
-    from safetensors.torch import save_file
-
     place = tmp_path_factory.mktemp("files")
     pipe = sd()
     pipe.save_pretrained(place / "folder")

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from families.flux import pipeline as flux
 from tiny import PROMPTS, excite, save_sd3, sd3_pipeline
 from torch import Tensor
 
@@ -243,6 +245,16 @@ def test_a_loaded_pipeline_is_used_as_it_is() -> None:
     p = load_policy(pipe, spec=PolicySpec(lora=LoraSpec(rank=0)))
     assert p.network is pipe.transformer
     assert p.dtype == torch.float32
+
+
+def test_a_guidance_that_flux_schnell_would_not_be_told_is_refused() -> None:
+    untold: dict[str, Any] = {"lora": LoraSpec(rank=0), "height": 32, "width": 48, "max_sequence_length": 12}
+    said = r"^policy\.guidance 4: this network is not told a guidance \(schnell\); take policy\.guidance out$"
+    with pytest.raises(ValueError, match=said):
+        load_policy(flux(False), spec=PolicySpec(guidance=4.0, **untold))
+    assert load_policy(flux(False), spec=PolicySpec(**untold)).guidance == 0
+    assert load_policy(flux(False), spec=PolicySpec(guidance=1.0, **untold)).guidance == 1
+    assert load_policy(flux(True), spec=PolicySpec(guidance=4.0, **untold)).guidance == 4
 
 
 WRONG = {

@@ -90,6 +90,11 @@ def nudge(name: str) -> Callable[[Any], None]:
     return act
 
 
+def spoil(policy: Any) -> None:
+    with torch.no_grad():
+        policy.network.proj_out.bias[0] = float("nan")
+
+
 def merge(policy: Any) -> None:
     from peft.tuners.tuners_utils import BaseTunerLayer
 
@@ -98,7 +103,7 @@ def merge(policy: Any) -> None:
             module.merge()
 
 
-BEFORE = r"before the first update log p differs from the rollout's by up to [\d.e-]+, not 0"
+BEFORE = r"before the first update log p differs from the rollout's by up to ([\d.e-]+|nan), not 0"
 
 
 @pytest.mark.parametrize(
@@ -109,17 +114,26 @@ BEFORE = r"before the first update log p differs from the rollout's by up to [\d
             rf"{BEFORE}: module transformer_blocks\.1\.attn\.to_q\.lora_B\.default is the first that differs",
         ),
         (nudge("proj_out.bias"), rf"{BEFORE}: module proj_out is the first that differs"),
+        (spoil, rf"{BEFORE}: the weight 'proj_out\.bias' is not finite \(1 of 16 values are NaN or infinite\)$"),
         (
             merge,
             r"the replay's predictions carry no gradient to the trained weights: module \S+\.lora_\w+\.default ran in the rollout "
             r"and not in the replay: adapters were merged, switched off or replaced in between",
         ),
     ],
-    ids=["adapter", "base", "merged"],
+    ids=["adapter", "base", "spoilt", "merged"],
 )
 def test_a_weight_changed_between_rollout_and_replay_is_named(act: Callable[[Any], None], said: str) -> None:
     parts = tampered(act)
     with pytest.raises(RatioError, match=said):
+        iterate(parts, begin(parts, Sizes(4, 4)))
+
+
+def test_the_module_that_makes_nan_of_sound_weights_is_named() -> None:
+    parts = tinyrun.parts({}, method("chains"))
+    layer = parts.policy.network.transformer_blocks[1].ff.net[2]
+    layer.register_forward_hook(lambda module, args, answer: answer * float("inf") * 0)
+    with pytest.raises(RatioError, match=rf"{BEFORE}: module transformer_blocks\.1\.ff\.net\.2 is the first whose values are not"):
         iterate(parts, begin(parts, Sizes(4, 4)))
 
 

@@ -260,6 +260,31 @@ def test_a_gain_that_could_be_chance_is_not_called_one(run: RunFolder) -> None:
         assert said in page(run).text
 
 
+def test_one_prompt_has_no_interval_and_the_run_is_finished_all_the_same(run: RunFolder) -> None:
+    result = json.loads((run.path / "result.json").read_text())
+    one = {"before": 0.5000321, "after": 0.5000161}
+    ends = {side: {"score": value, "low": None, "high": None, "n": 1, "tasks": {}} for side, value in one.items()}
+    gain = {"score": -1.6e-5, "standard_error": None, "low": None, "high": None, "tasks": {}}
+    run.write_json("result.json", {**result, **ends, "gain": gain, "iterations": 1, "protocol": {"images": 1, "steps": 1}})
+    rows = [{k: v for k, v in row.items() if not k.startswith("heldout/")} for row in run.rows()]
+    run.metrics.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = page(run)
+    text = " ".join(found.text.split())
+    assert "no final evaluation" not in text and "heldout/score" not in text
+    assert "The held-out score changed by +0.000; one prompt has no interval" in text
+    assert "1 held-out prompt " in text and "1 iteration " in text and "1 image a prompt, 1 step " in text
+    # equal as they are shown: no red difference between them
+    assert found.having("div", class_="gain same") and "difference +0.000" in text and "1.6e-5" not in text
+
+
+def test_a_small_difference_of_small_scores_keeps_its_sign_and_colour(run: RunFolder) -> None:
+    result = json.loads((run.path / "result.json").read_text())
+    ends = {"before": {"score": 3e-5}, "after": {"score": 1e-5}, "gain": {"score": -2e-5}}
+    run.write_json("result.json", {**result, **ends})
+    found = page(run)
+    assert found.having("div", class_="gain down") and "−2.0e-5" in found.text
+
+
 def test_points_lie_where_their_values_say() -> None:
     f = chart.Frame(0, 10, -1, 3)
     assert (f.x(0), f.x(10), f.y(-1), f.y(3), f.y(1)) == (0, 1000, 1000, 0, 500)

@@ -70,7 +70,7 @@ def test_a_run_leaves_everything_it_promises(run: tuple[str, Path]) -> None:
     assert result["iterations"] == 3 and result["protocol"]["captions"] == 2 and result["minutes"] > 0
     assert result["gain"]["score"] == pytest.approx(result["after"]["score"] - result["before"]["score"])
     assert "http" not in re.findall(r'(?:src|href)="([^"]*)', (folder / "report.html").read_text())
-    assert {p.name for p in (folder / "lora").iterdir()} == {"pytorch_lora_weights.safetensors", "run.safetensors"}
+    assert {p.name for p in (folder / "lora").iterdir()} == {"pytorch_lora_weights.safetensors", f"{folder.name}.safetensors"}
     assert len(list((folder / "samples" / "strengths").glob("*.png"))) == 2 * 4
     for when in ("before", "after"):
         pictures = sorted((folder / "samples" / when).iterdir())

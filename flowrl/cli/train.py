@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 TEXT = ("device", "dtype")
 """Fields of a reward that are never numbers."""
+UNSAID = ""
+"""Prompts of a recipe that was begun with a model alone."""
 
 
 def train(
@@ -28,7 +30,7 @@ def train(
     prompts: Annotated[str | None, typer.Option(help="A file or folder of prompts, hf:owner/name:split, or shapes.")] = None,
     images: Annotated[str | None, typer.Option(help="Recipe style: a folder of 10 to 50 images, captions in name.txt.")] = None,
     trigger: Annotated[str | None, typer.Option(help="Recipe style: the word that asks for it.")] = None,
-    vram: Annotated[float | None, typer.Option(min=1, help="GB of the GPU: settings with which the model fits .")] = None,
+    vram: Annotated[float | None, typer.Option(min=1, help="GB of the GPU: settings with which the model fits it.")] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting: optim.lr=1e-4.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of noise, prompts and weights (run.seed).")] = None,
     out: Annotated[str | None, typer.Option(help="Folder of the run (run.folder); default runs/NAME-TIME.")] = None,
@@ -90,7 +92,8 @@ def build(
 
     looks: images and trigger of the recipe `style`.  vram: GB that the model has to fit into.
 
-    Raises: ValueError where nothing says what to train, or an option and --set give the same setting.
+    Raises: ValueError where nothing says what to train, or an option and --set give the same setting; where a model that brings no
+    prompts is given none.
     """
     from flowrl.settings import resolve
 
@@ -109,7 +112,26 @@ def build(
         key = text.partition("=")[0].strip()
         if key in shortcuts:
             raise ValueError(f"{key} is given twice: by an option of its own and by --set {text}; leave one out")
-    return resolve(resolve(base, shortcuts), settings)
+    return _prompted(resolve(resolve(base, shortcuts), settings))
+
+
+def _prompted(recipe: Recipe) -> Recipe:
+    """The recipe, whose prompts are the embedded model's own where nothing gave any.
+
+    Raises: ValueError where the model is no embedded one.
+    """
+    if recipe.data.prompts != UNSAID:
+        return recipe
+    from flowrl.models import EMBEDDED
+    from flowrl.settings import resolve
+
+    model = recipe.policy.model
+    if model not in EMBEDDED:
+        raise ValueError(
+            f"nothing says which prompts {model} is to be trained on: give --prompts FILE, or --prompts shapes for the embedded "
+            "captions"
+        )
+    return resolve(recipe, {"data.prompts": model})
 
 
 def asked(text: str) -> dict[str, Any]:
@@ -147,7 +169,7 @@ def _style(name: str | None, looks: Mapping[str, str], model: str) -> Recipe:
 
 
 def _base(name: str | None, has_model: bool, resume: Path | None) -> Recipe:
-    from flowrl.recipe import Recipe
+    from flowrl.recipe import DataSpec, Recipe
     from flowrl.settings import load
 
     if name is None and resume is not None:
@@ -157,7 +179,7 @@ def _base(name: str | None, has_model: bool, resume: Path | None) -> Recipe:
     if name is None:
         if not has_model:
             raise ValueError("nothing to train: name a recipe (flowrl train shapes) or a model (--model NAME --reward clip=1 ...)")
-        return Recipe()
+        return Recipe(data=DataSpec(prompts=UNSAID))
     if name.endswith((".yaml", ".yml")):
         return load(name)
     from flowrl.recipes import named

@@ -8,8 +8,9 @@ from itertools import pairwise, product
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from flowrl.finite import not_finite
 from flowrl.kernels import step
 from flowrl.models.policy import DiffusersPolicy
 from flowrl.models.prompts import Cond
@@ -71,6 +72,13 @@ def final(policy: DiffusersPolicy, start: Tensor, cond: Cond) -> Tensor:
     return torch.cat(out)
 
 
+def weights(subject: Subject) -> Iterator[Finding]:
+    """Every weight of every part of the pipeline is a number: one that is none spoils whatever the other checks compare."""
+    parts = {name: part for name, part in subject.plain.pipe.components.items() if isinstance(part, nn.Module)}
+    wrong = not_finite(parts)
+    yield Finding("weights", wrong is None, said=wrong or f"all are finite in {', '.join(parts)}")
+
+
 def schedule(subject: Subject) -> Iterator[Finding]:
     """The levels are the pipeline's, to the bit of its float32."""
     for name, drawn in subject.drawn.items():
@@ -130,6 +138,8 @@ def _parting(subject: Subject, name: str, policy: DiffusersPolicy, cond: Cond) -
             return f"the network runs {mine} where the pipeline's runs {other}"
         if shape != list(shape_):
             return f"first module that differs: {mine}, of shape {shape} here and {shape_} in the pipeline"
+        if not np.isfinite([norm, norm_]).all():
+            return f"first module that is not finite: {mine}, of norm {norm:.6g} here and {norm_:.6g} in the pipeline"
         if abs(norm - norm_) > 1e-4 * max(norm, norm_, 1e-6):
             return f"first module that differs: {mine}, of norm {norm:.6g} here and {norm_:.6g} in the pipeline"
     return "the first call is the same in every module: guidance, schedule or step differ"
@@ -187,16 +197,21 @@ def _replayed(subject: Subject, policy: DiffusersPolicy, kind: str) -> Iterator[
         ro = record(policy, cond)
         ones = torch.ones(len(cond), len(ro.plan.parent))
         q, source = clip(1e-3).queries(ro, Credit(ones, ones, ones), Source(0, 0)), Source(0, 0)
-        worst, graph = 0.0, True
+        gaps, graph = [0.0], True
         for rows in q.slices:
             batch = form(q, rows, ro, source)
             u = policy.velocity(batch.x, batch.sigma, cond.take(batch.slot))
             graph = graph and u.requires_grad
             assert batch.u_old is not None
-            worst = max(worst, float(edge_ratio(batch, u[batch.row], batch.u_old[batch.row]).detach().abs().max()))
+            gaps.append(float(edge_ratio(batch, u[batch.row], batch.u_old[batch.row]).detach().abs().max()))
         policy.checkpointing(subject.spec.checkpointing)
         name = f"ratio, {kind}, {'guided' if guided else 'unguided'}, {'checkpointing' if saved else 'plain'}"
-        yield _within(name, worst, 0.0) if graph else Finding(name, False, said="the replay's prediction has no gradient")
+        # numpy's largest of numbers and a NaN is NaN, Python's may be a number
+        yield (
+            _within(name, float(np.max(gaps)), 0.0)
+            if graph
+            else Finding(name, False, said="the replay's prediction has no gradient")
+        )
 
 
 def encode(subject: Subject) -> Iterator[Finding]:
@@ -293,10 +308,12 @@ def _reached(subject: Subject, policy: DiffusersPolicy) -> Iterator[Finding]:
             if not torch.equal(ask(), before):
                 wrong.append(name)
             named[name].copy_(was)
+    lost = [name for name, p in named.items() if p.grad is not None and not bool(p.grad.isfinite().all())]
     policy.network.zero_grad(set_to_none=True)
     yield Finding("gradients, frozen", not strangers, said=f"{len(strangers)} frozen parameters got one: {strangers[:3]}")
     said = f"{len(named) - len(dead)} of {len(named)} get one; cut off: {wrong[:3]}" if wrong else f"{len(named)} parameters"
-    yield Finding("gradients, trained", bool(named) and len(dead) < len(named) and not wrong, said=said)
+    said = f"{len(lost)} of {len(named)} get one that is not finite: {lost[:3]}" if lost else said
+    yield Finding("gradients, trained", bool(named) and len(dead) < len(named) and not wrong and not lost, said=said)
 
 
 def adapter(subject: Subject) -> Iterator[Finding]:
@@ -327,5 +344,5 @@ def memory(subject: Subject) -> Iterator[Finding]:
 
 
 CHECKS: dict[str, Check] = {
-    f.__name__: f for f in (schedule, pipeline, quiet, ratio, encode, decode, frozen, lanes, gradients, adapter, memory)
+    f.__name__: f for f in (weights, schedule, pipeline, quiet, ratio, encode, decode, frozen, lanes, gradients, adapter, memory)
 }

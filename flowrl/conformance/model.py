@@ -25,7 +25,9 @@ def subject_of(spec: PolicySpec, work: Path, device: str = "cpu") -> Subject:
 
     Raises: ValueError for a model that cannot be loaded.
     """
-    model = str(embedded(spec.model)) if spec.model in EMBEDDED else spec.model
+    # the pipeline is drawn by a process in a folder of its own
+    there = Path(spec.model).expanduser()
+    model = str(embedded(spec.model)) if spec.model in EMBEDDED else str(there.resolve()) if there.exists() else spec.model
     spec = replace(spec, model=model, steps=STEPS)
     build = partial(load_policy, device=device)
     policy = build(spec)

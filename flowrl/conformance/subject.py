@@ -154,8 +154,7 @@ class Subject:
         if cond.negatives is not None and "negative_prompt" in inspect.signature(type(policy.pipe).__call__).parameters:
             call.setdefault("negative_prompt", self.spec.negative)  # FLUX.2 always takes the empty one
         return {
-            # a hub name is no folder; the other process works in a folder of its own
-            "model": str(self.folder.expanduser().resolve() if self.folder.expanduser().exists() else self.folder),
+            "model": str(self.folder),
             "dtype": self.spec.dtype,
             "device": str(policy.device),
             "lora": None if lora is None else str(lora),

@@ -1,4 +1,4 @@
-"""The files of a run for ComfyUI: one a network, named after the run."""
+"""The files of a run for ComfyUI: one a network, named after the run's folder."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def file_names(title: str, modules: Collection[str]) -> dict[str, str]:
 
 
 def stem(title: str) -> str:
-    """A run's name as the beginning of a file's."""
+    """The name of a run's folder as the beginning of a file's."""
     return re.sub(r"[^\w.+-]+", "-", title).strip("-.") or "flowrl"
 
 
@@ -76,7 +76,7 @@ def family(kind: str) -> names.Family:
     """Raises: ValueError for a class of network that has no row in keys.yaml."""
     found = names.of_network(kind)
     if found is None:
-        raise ValueError(f"how ComfyUI names the modules of {kind} is not known to flowrl, which knows: {names.known()}")
+        raise ValueError(f"how ComfyUI names the modules of {kind} is not known; use the file for diffusers")
     return found
 
 

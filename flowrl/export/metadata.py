@@ -23,8 +23,8 @@ DEEP = re.compile(r"\.transformer_blocks\.[1-9]")
 
 @dataclass(frozen=True)
 class About:
-    """Of a run. title: the run's name.  model: the base it was trained from.  trigger: the words that ask for it, "" for none.
-    resolution: (width, height) in pixels.  told: a sentence on how it was trained.  pipeline: diffusers' class of it.
+    """Of a run. title: the name of its folder.  model: the base it was trained from.  trigger: the words that ask for it, "" for
+    none.  resolution: (width, height) in pixels.  told: a sentence on how it was trained.  pipeline: diffusers' class of it.
     date: of the training, None for now."""
 
     title: str

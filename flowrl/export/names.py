@@ -85,11 +85,6 @@ def of_network(kind: str) -> Family | None:
     return families()[found[0]] if found else None
 
 
-def known() -> str:
-    """Class names of the networks that have a row, for messages."""
-    return ", ".join(network for row in _rows().values() for network in row["networks"])
-
-
 @cache
 def _rows() -> Mapping[str, Any]:
     import yaml

@@ -26,13 +26,15 @@ KINDS = ("comfy", "diffusers", "merged")
 
 
 def about(recipe: Recipe, pipeline: str = "", iterations: int | None = None, resolution: tuple[int, int] | None = None) -> About:
-    """What a run's files say of it. resolution: (width, height) of its images, where the recipe leaves it to the model."""
+    """What a run's files say of it; they are named after its folder, as many runs have one name. resolution: (width, height) of its
+    images, where the recipe leaves it to the model."""
     spec, told = recipe.policy, f"Trained by flowrl with {recipe.method.name}"
     if spec.width and spec.height:
         resolution = (spec.width, spec.height)
     trigger = recipe.data.style.trigger.strip() if recipe.data.style else ""
     done = f"{told}, {iterations} iterations." if iterations is not None else f"{told}."
-    return About(recipe.run.name, spec.model, trigger, resolution, done, pipeline)
+    title = Path(recipe.run.folder).resolve().name if recipe.run.folder else recipe.run.name
+    return About(title, spec.model, trigger, resolution, done, pipeline)
 
 
 def export_run(
@@ -40,7 +42,7 @@ def export_run(
 ) -> list[Path]:
     """Write a run's weights into a folder (None: <run>/export). kinds: of KINDS.  dtype None: as they are.
 
-    comfy: <name>.safetensors, for ComfyUI's models/loras.  diffusers: the folder <name>-diffusers, for pipe.load_lora_weights.
+    comfy: <folder>.safetensors, for ComfyUI's models/loras.  diffusers: the folder <folder>-diffusers, for pipe.load_lora_weights.
     merged: the whole network with the update in it, as a folder for diffusers and as a file for ComfyUI's models/diffusion_models.
 
     Raises: FileNotFoundError for no run; ValueError for a run without adapter where one is asked for, and for what cannot be held.
@@ -53,6 +55,7 @@ def export_run(
     said = _said(folder)
     sides = next(iter(said.values()), {}).get("modelspec.resolution", "").split("x")
     resolution = (int(sides[0]), int(sides[1])) if len(sides) == 2 and all(side.isdecimal() for side in sides) else None
+    recipe = replace(recipe, run=replace(recipe.run, folder=str(folder.path)))  # where it is now
     told = about(recipe, next(iter(said.values()), {}).get(PIPELINE, ""), _iterations(folder), resolution)
     written: list[Path] = []
     if "comfy" in kinds or "diffusers" in kinds:

@@ -53,6 +53,13 @@ class Digits:
         return (self.low + (self.high - self.low) * number / (2**24 - 1)).reshape(len(images), *self.shape)
 
 
+def _tensor(value: object, what: str, remedy: str) -> Tensor:
+    """Raises: TypeError for what is no tensor."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{what} returned a {type(value).__name__}; {remedy}")
+    return value
+
+
 class FieldPolicy:
     """A network as a policy, trained as a whole: u = network(x [N, *d], sigma [N], cond [N, D]) in the path's parametrisation
     (flow: the velocity v = x1 - x0, sigma 1 is noise).
@@ -64,7 +71,8 @@ class FieldPolicy:
     schedule: steps -> the levels, float64 [steps + 1] from 1 to 0.
     guidance: above 1, negative + guidance (positive - negative), of the prompt `negative`.
 
-    Raises: ValueError for a shape without elements, or a network without anything to train.
+    Raises: ValueError for a shape without elements, or a network without anything to train; TypeError for what is no network, and
+    where `encode`, `decode` or the network return no tensor.
     """
 
     adapted = False
@@ -82,6 +90,8 @@ class FieldPolicy:
         guidance: float = 1.0,
         negative: str = "",
     ) -> None:
+        if not isinstance(network, nn.Module):
+            raise TypeError(f"the network is a {type(network).__name__}; give a torch.nn.Module")
         self.network, self.path, self.guidance, self.negative = network, path, guidance, negative
         self._shape, self._schedule, self._read = tuple(shape), schedule, encode
         if not self._shape or min(self._shape) < 1:
@@ -100,7 +110,7 @@ class FieldPolicy:
         if self._read is None:
             return {"cond": torch.zeros(0)}
         with torch.no_grad():
-            row = self._read([wanted[0]])
+            row = _tensor(self._read([wanted[0]]), f"encode([{wanted[0]!r}])", "give a tensor [N, ...], a row for each prompt")
         if row.ndim < 2 or len(row) != 1:
             raise ValueError(f"encode([{wanted[0]!r}]) returned shape {list(row.shape)}; return [1, D], a row for each prompt")
         return {"cond": row[0].float()}
@@ -134,7 +144,7 @@ class FieldPolicy:
         Raises: ValueError for an answer that is no velocity of these states.
         """
         kind = next(self.network.parameters()).dtype
-        u = self.network(x.to(kind), sigma.to(x.device, kind), cond.to(kind))
+        u = _tensor(self.network(x.to(kind), sigma.to(x.device, kind), cond.to(kind)), "the network", "return a velocity, a tensor")
         if u.shape != x.shape:
             raise ValueError(f"the network answered {list(u.shape)} to states of {list(x.shape)}; return a velocity of their shape")
         return u.float()
@@ -145,10 +155,13 @@ class FieldPolicy:
     def latent_shape(self) -> tuple[int, ...]:
         return self._shape
 
+    def _drawn(self, x0: Tensor) -> Tensor:
+        return _tensor(self._decode(x0), "decode", "return images, a tensor [N, H, W, 3]")
+
     def decode(self, x0: Tensor, cond: Cond | None = None) -> Tensor:
         """uint8 [N, H, W, 3] or [N, T, H, W, 3]."""
         with torch.no_grad():
-            drawn = self._decode(x0)
+            drawn = self._drawn(x0)
         return drawn if drawn.dtype == torch.uint8 else (drawn.clamp(0, 1) * 255).round().to(torch.uint8)
 
     def images(self, x0: Tensor, cond: Cond | None = None) -> Tensor:
@@ -156,7 +169,7 @@ class FieldPolicy:
 
         Raises: ValueError where a graph is wanted and `decode` returns bytes.
         """
-        drawn = self._decode(x0)
+        drawn = self._drawn(x0)
         if drawn.dtype != torch.uint8:
             return drawn.float()
         if torch.is_grad_enabled() and x0.requires_grad:

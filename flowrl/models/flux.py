@@ -23,13 +23,14 @@ if TYPE_CHECKING:
 
 
 class Flux:
-    """Latents [H / 16 * W / 16, 4 C], u = v.
+    """Latents [H / 16 * W / 16, 4 C], u = v. A network that is not told a guidance (schnell) has none.
 
     edits: a prompt comes with a picture, which is scaled to the one of Kontext's own resolutions (about a million pixels) that is
     nearest its shape, as the pipeline does, whatever the size that is drawn.
     targets: attention of both streams and of the single-stream blocks.  feed_forward: without the output of a single-stream block
     (proj_out), whose ending is also the network's last layer's.
 
+    Raises: ValueError for a guidance above 1 where the network is not told it.
     Source: diffusers 0.42.1 `FluxPipeline` and `FluxKontextPipeline`; the targets of flow_grpo `scripts/train_flux.py`.
     """
 
@@ -52,6 +53,9 @@ class Flux:
         self.size = size(spec, own, own, self.multiple)
         self.tokens = tokens(spec, 512, 512)
         still(spec, "FLUX.1")
+        if not pipe.transformer.config.guidance_embeds:
+            _untold(spec)
+            self.guidance = 0.0
         self.grid = (self.size.height // self.multiple, self.size.width // self.multiple)
         self.shape = (self.grid[0] * self.grid[1], pipe.transformer.config.in_channels)
         self.pixels = self.size.height * self.size.width
@@ -126,6 +130,13 @@ class Flux:
             "max_sequence_length": self.tokens,
             **({"max_area": self.pixels} if self.edits else {}),
         }
+
+
+def _untold(spec: PolicySpec) -> None:
+    """Raises: ValueError for a guidance that would be ignored; 1 and less is none anyway."""
+    if (spec.guidance or 0) > 1:
+        told = f"policy.guidance {spec.guidance:g}"
+        raise ValueError(f"{told}: this network is not told a guidance (schnell); take policy.guidance out")
 
 
 def kontext(pipe: FluxKontextPipeline, spec: PolicySpec) -> Flux:

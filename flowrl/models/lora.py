@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -76,20 +78,50 @@ def attach(pipe: Any, modules: Sequence[str], start: str, called: str, **more: A
     networks: dict[str, Any] = {name: getattr(pipe, name) for name in modules}
     had = {name: set(getattr(network, "peft_config", {})) for name, network in networks.items()}
     second = Path(start) / modules[-1]
+    with _unsaid_where_it_fails():
+        try:
+            pipe.load_lora_weights(start, **more)
+            if len(modules) > 1 and second.is_dir():
+                pipe.load_lora_weights(str(second), **more, **{f"load_into_{modules[-1]}": True})
+        except (OSError, ValueError, KeyError, RuntimeError, AttributeError) as error:
+            why = f"{called} {start!r} could not be loaded into {type(pipe).__name__} ({first_line(error)})"
+            # torch's word for weights of other shapes, PEFT's for modules that are not there
+            if any(mark in str(error) for mark in ("size mismatch", "not found in the base model")):
+                raise ValueError(f"{why}: it is an adapter of another model; give one of this model") from error
+            raise ValueError(f"{why}; give a LoRA file of this model") from error
+        if not any(set(getattr(network, "peft_config", {})) - had[name] for name, network in networks.items()):
+            raise ValueError(
+                f"{called} {start!r} holds nothing for the {' or '.join(modules)} of {type(pipe).__name__}: it is an adapter of "
+                "another family; give one of this model"
+            )
+
+
+class _Kept(logging.Handler):
+    """Log records, for later."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+
+@contextmanager
+def _unsaid_where_it_fails() -> Iterator[None]:
+    """What libraries warn of and log is told afterwards, but not beside an error, which says it in a sentence."""
+    library, kept = logging.getLogger("diffusers"), _Kept()
+    handlers, passed_on = library.handlers, library.propagate
+    library.handlers, library.propagate = [kept], False
     try:
-        pipe.load_lora_weights(start, **more)
-        if len(modules) > 1 and second.is_dir():
-            pipe.load_lora_weights(str(second), **more, **{f"load_into_{modules[-1]}": True})
-    except (OSError, ValueError, KeyError, RuntimeError, AttributeError) as error:
-        said = first_line(error)
-        raise ValueError(
-            f"{called} {start!r} could not be loaded into {type(pipe).__name__}: {said}; give a LoRA file of this model"
-        ) from error
-    if not any(set(getattr(network, "peft_config", {})) - had[name] for name, network in networks.items()):
-        raise ValueError(
-            f"{called} {start!r} holds nothing for the {' or '.join(modules)} of {type(pipe).__name__}: it is an adapter of "
-            "another family; give one of this model"
-        )
+        with warnings.catch_warnings(record=True) as warned:
+            yield
+    finally:
+        library.handlers, library.propagate = handlers, passed_on
+    for record in kept.records:
+        library.handle(record)
+    for one in warned:
+        warnings.warn_explicit(one.message, one.category, one.filename, one.lineno, source=one.source)
 
 
 def active(network: nn.Module) -> list[str]:

@@ -6,10 +6,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from importlib import import_module
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
+from torch import nn
 
 from flowrl import data, direct, methods, selection, settings
 from flowrl.data import Prompts
@@ -32,7 +34,8 @@ from .style import prompts as styled
 SMALLEST = 2
 """A group needs two images before one can be better than another."""
 
-
+NEEDED = ("network", "path", "guidance", "encode", "predict", "sigmas", "latent_shape", "decode", "images", "trainable")
+"""What every policy has."""
 GIVEN = "given:"
 """What stands before the class of a policy that was no recipe's, in the place of a model's name."""
 WORLDS = {"shapes": "flowrl.shapes.protocol", "shapes_video": "flowrl.shapes_video.protocol"}
@@ -60,7 +63,17 @@ def method(spec: MethodSpec, group: int) -> Method | Direct:
         )
     if "group" in spec.args:
         raise ValueError("the group size is sizes.group; take method.args.group out")
-    return make_method(**settings.arguments(make_method, {**spec.args, "group": group}))
+    arguments = settings.arguments(make_method, {**spec.args, "group": group})
+    try:
+        return make_method(**arguments)
+    except ValueError as error:
+        raise ValueError(f"{error} ({told(spec)}, sizes.group {group})") from error
+
+
+def told(spec: MethodSpec) -> str:
+    """The settings that a method is made of, for messages."""
+    given = ", ".join(f"{name}={value}" for name, value in spec.args.items())
+    return f"method {spec.name} with {f'method.args {given}' if given else 'its own arguments'}"
 
 
 def resized(spec: MethodSpec) -> Callable[[int], Method | Direct]:
@@ -71,13 +84,15 @@ def resized(spec: MethodSpec) -> Callable[[int], Method | Direct]:
 def policy(recipe: Recipe, given: Policy | None, world: World) -> tuple[Policy, Recipe]:
     """The policy a recipe names; or the one that was given as a value, with the recipe saying so.
 
-    Raises: ValueError for a value whose guidance or device is not the recipe's, and for a run of such a value without it.
+    Raises: ValueError for a value whose guidance or device is not the recipe's, and for a run of such a value without it; TypeError
+    for a value that is no policy.
     """
     model = recipe.policy.model
     if given is None:
         if model.startswith(GIVEN):
             raise ValueError(f"the model of this run was a value of Python's, a {model[len(GIVEN) :]}; give it again: policy=...")
         return cast(Policy, load_policy(recipe.policy, world.device, seed=recipe.run.seed)), recipe
+    _is_policy(given)
     if recipe.policy.guidance not in (None, given.guidance):
         raise ValueError(f"policy.guidance is {recipe.policy.guidance}, that of the given policy {given.guidance}; set it there")
     device, kind = given.trainable()[0][1].device.type, torch.device(world.device).type
@@ -86,6 +101,20 @@ def policy(recipe: Recipe, given: Policy | None, world: World) -> tuple[Policy, 
     known = given.spec if isinstance(given, DiffusersPolicy) else PolicySpec(lora=LoraSpec(rank=0))
     said = {"model": f"{GIVEN}{type(given).__name__}", "guidance": given.guidance, "steps": recipe.policy.steps}
     return given, replace(recipe, policy=replace(known, **said))
+
+
+def _is_policy(given: object) -> None:
+    """Raises: TypeError for a value without what every policy has, with how to make one of it."""
+    kind = type(given).__name__
+    if isinstance(given, nn.Module):
+        raise TypeError(f"policy is a {kind}, a bare network: wrap it in flowrl.models.FieldPolicy(network, shape)")
+    if isinstance(given, str | Path | PolicySpec) or hasattr(given, "components"):
+        raise TypeError(f"policy is a {kind}: make a policy of it, policy=flowrl.load_policy(...)")
+    if lacking := [name for name in NEEDED if not hasattr(given, name)]:
+        raise TypeError(
+            f"policy is a {kind}, which is none (it has no {', '.join(lacking)}): give what flowrl.load_policy returned, or a "
+            "flowrl.models.FieldPolicy"
+        )
 
 
 def chooser(spec: SelectionSpec) -> Selection:

@@ -23,6 +23,7 @@ from flowrl.dist import World
 from flowrl.export.diffusers import savable
 from flowrl.export.files import adapters, write_comfy
 from flowrl.export.run import about
+from flowrl.finite import demand
 from flowrl.folder import RunFolder, write_atomic
 from flowrl.loop import Parts, Session, begin, choose
 from flowrl.models.policy import DiffusersPolicy
@@ -113,11 +114,11 @@ def _train(recipe: Recipe, given: Given, resume: Path | None, world: World) -> R
         parts, held = _parts(recipe, method, selection, given, world)
         judges = build.judges(recipe.evaluate.rewards, world.device)
         sizes, line = _sizes(parts)
+        recipe, session = parts.recipe, begin(parts, sizes)
     except BaseException:
         if world.main and resume is None:
             folder.forget()
         raise
-    recipe, session = parts.recipe, begin(parts, sizes)
     if resume is not None:
         _restore(session, folder, world)
     with world.together():
@@ -148,6 +149,7 @@ def _parts(recipe: Recipe, method: Any, selection: Selection, given: Given, worl
     rewards, prompts, ready = given
     trained, held = build.prompts(recipe.data, prompts)
     policy, recipe = build.policy(recipe, ready, world)
+    demand(policy.modules if isinstance(policy, DiffusersPolicy) else {"": policy.network})
     if recipe.policy.lora.rank and isinstance(policy, DiffusersPolicy):
         savable(type(policy.pipe), list(policy.modules))  # said now rather than when the run is done
     trained, held = (timed(part, policy.fps) for part in (trained, held))
@@ -176,10 +178,11 @@ def _folder(recipe: Recipe, resume: Path | None, world: World) -> tuple[Recipe, 
     """The run's folder, made by the main process."""
     stamp = datetime.fromtimestamp(world.same(time.time())).strftime("%Y%m%d-%H%M%S")
     path = resume or Path(recipe.run.folder or f"runs/{recipe.run.name}-{stamp}")
+    folder = RunFolder(path)
     with world.together():
         if world.main:
-            (RunFolder.create if resume is None else RunFolder.open)(path)
-    return replace(recipe, run=replace(recipe.run, folder=str(path))), RunFolder(path)
+            folder = (RunFolder.create if resume is None else RunFolder.open)(path)
+    return replace(recipe, run=replace(recipe.run, folder=str(path))), folder
 
 
 def timed(prompts: Prompts, fps: float | None) -> Prompts:
@@ -236,8 +239,12 @@ def _free_encoders(policy: Policy, prompts: Sequence[Prompts], world: World) -> 
 def _sizes(parts: Parts) -> tuple[Sizes, str]:
     """Slices and blocks for this plan, and a line that says so."""
     recipe, world = parts.recipe, parts.world
-    plan = parts.method.plan_at(0, parts.policy.sigmas(recipe.policy.steps), 0)
-    held = engine(parts.method).rehearse(parts, plan)
+    try:
+        plan = parts.method.plan_at(0, parts.policy.sigmas(recipe.policy.steps), 0)
+        held = engine(parts.method).rehearse(parts, plan)
+    except ValueError as error:
+        of = f"{build.told(recipe.method)}, policy.steps {recipe.policy.steps}, sizes.group {recipe.sizes.group}"
+        raise ValueError(f"{error} ({of})") from error
     # what a selection has against the prompts is said now as well
     choose(parts, 0, parts.selection.init())
     count, most = recipe.sizes.prompts * len(plan.roots), max(1, parts.policy.rows_that_fit() // held)
@@ -377,7 +384,7 @@ def _finish(parts: Parts, session: Session, jury: Jury, folder: RunFolder) -> Re
 
 
 def _export(parts: Parts, folder: RunFolder, iterations: int, drawn: Mapping[float, np.ndarray]) -> None:
-    """lora/: what diffusers finds there, and beside it a file named after the run for ComfyUI."""
+    """lora/: what diffusers finds there, and beside it a file named after the run's folder for ComfyUI."""
     export.save(parts.policy, folder.lora)
     if not parts.recipe.policy.lora.rank:
         return

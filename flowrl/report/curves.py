@@ -100,7 +100,9 @@ def _seen(run: Run) -> list[str]:
 def _heldout(run: Run, absent: list[str]) -> list[str]:
     x, y = run.series("heldout/score")
     if not x:
-        absent.append("heldout/score")
+        # a run that ended before its first quick evaluation was due lacks nothing
+        if run.result.get("before") is None or run.result.get("after") is None:
+            absent.append("heldout/score")
         return []
     low, high = (dict(zip(*run.series(f"heldout/{k}"), strict=True)) for k in ("low", "high"))
     series = Series("held-out", x, y, [low.get(a) for a in x], [high.get(a) for a in x], dots=len(x) <= 40)

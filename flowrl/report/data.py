@@ -85,7 +85,7 @@ def _result(path: Path, rows: list[Json], missing: list[str]) -> Json:
     try:
         return table(json.loads((path / "result.json").read_text()))
     except FileNotFoundError:
-        done = f" after {len(rows)} iterations" if rows else ""
+        done = f" after {len(rows)} {'iteration' if len(rows) == 1 else 'iterations'}" if rows else ""
         missing.append(f"There is no result.json: the run is still going or was interrupted{done}. Figures are from metrics.jsonl.")
     except (ValueError, OSError) as error:
         missing.append(f"result.json cannot be read ({error}).")

@@ -22,6 +22,18 @@ def signed(value: float | None) -> str:
     return "–" if value is None else ("+" if value > 0 else "−" if value < 0 else "±") + number(abs(value))
 
 
+def counted(count: object, thing: str) -> str:
+    """The thing in the plural, but for one of it: "prompts"."""
+    return thing if count == 1 else f"{thing}s"
+
+
+def moved(before: float | None, after: float | None, difference: float | None) -> tuple[str, str]:
+    """A difference as it is written, and its tone. Less than half a thousandth between figures that look the same is none."""
+    if difference is not None and abs(difference) < 5e-4 and shown(before) == shown(after):
+        return "+0.000", "same"
+    return signed(difference), tone(difference)
+
+
 def span(low: float | None, high: float | None) -> str:
     return "" if low is None or high is None else f"{shown(low)} to {shown(high)}"
 
@@ -69,8 +81,9 @@ def independent(before: Interval, after: Interval) -> Interval:
 
 def cells(before: Interval, after: Interval, difference: Interval) -> str:
     """Three cells of a table, each a score over its interval."""
-    moved = f'<td class="{tone(difference[0])}">{signed(difference[0])}<small>{span(*difference[1:])}</small></td>'
-    return "".join(f"<td>{shown(v[0])}<small>{span(*v[1:])}</small></td>" for v in (before, after)) + moved
+    text, kind = moved(before[0], after[0], difference[0])
+    told = f'<td class="{kind}">{text}<small>{span(*difference[1:])}</small></td>'
+    return "".join(f"<td>{shown(v[0])}<small>{span(*v[1:])}</small></td>" for v in (before, after)) + told
 
 
 def section(title: str, sub: str, body: str) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from flowrl.folder import write_atomic
 from flowrl.report import curves, gallery, settings, strengths, tables
 from flowrl.report.data import Run, number, read, table
-from flowrl.report.marks import section
+from flowrl.report.marks import counted, section
 
 # The page may load nothing: neither a script nor anything from elsewhere, whatever a prompt says.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -70,14 +70,21 @@ def _facts(run: Run) -> str:
     prompts = table(result.get("after")).get("n")
     minutes = number(result.get("minutes"))
     protocol = table(result.get("protocol"))
-    drawn = f"{protocol['images']} images a prompt, {protocol['steps']} steps" if {"images", "steps"} <= protocol.keys() else None
+    drawn = _drawn(*(protocol.get(key) for key in ("images", "steps")))
     facts = (
-        ("{} iterations", done),
+        (f"{{}} {counted(done, 'iteration')}", done),
         ("{} minutes", None if minutes is None else f"{minutes:.1f}"),
-        ("{} held-out prompts", prompts),
+        (f"{{}} held-out {counted(prompts, 'prompt')}", prompts),
         ("held out: {}", drawn),
         ("judged by {}", protocol.get("judge")),
         ("seed {}", seed),
     )
     items = "".join(f"<li>{form.format(f'<b>{escape(str(value))}</b>')}</li>" for form, value in facts if value is not None)
     return f'<ul class="facts">{items}</ul>' if items else ""
+
+
+def _drawn(images: object, steps: object) -> str | None:
+    """How held-out images were drawn, where that is known."""
+    if images is None or steps is None:
+        return None
+    return f"{images} {counted(images, 'image')} a prompt, {steps} {counted(steps, 'step')}"

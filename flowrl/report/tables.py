@@ -7,7 +7,7 @@ from html import escape
 from flowrl.report.chart import number
 from flowrl.report.data import Run, score, table
 from flowrl.report.data import number as known
-from flowrl.report.marks import Interval, cells, dumbbell, independent, scale, section, shown, signed, span, tone
+from flowrl.report.marks import Interval, cells, counted, dumbbell, independent, moved, scale, section, shown, signed, span
 
 
 def ends_of(run: Run) -> tuple[Interval, Interval, bool]:
@@ -27,12 +27,13 @@ def hero(run: Run) -> str:
     gain = score(run.result.get("gain"))
     if gain[0] is None:
         gain = (after[0] - before[0], None, None)
+    text, kind = moved(before[0], after[0], gain[0])
     paired = f"{span(*gain[1:])}, paired" if span(*gain[1:]) else ""
     first, second = ("held-out, before", "after") if final else ("held-out, first", "latest")
     return (
         f'<section class="hero" aria-label="Result">{_figure("was", first, shown(before[0]), span(*before[1:]))}'
         f'<div class="arrow" aria-hidden="true">→</div>{_figure("after", second, shown(after[0]), span(*after[1:]))}'
-        f"{_figure('gain ' + tone(gain[0]), 'difference', signed(gain[0]), paired)}"
+        f"{_figure(f'gain {kind}', 'difference', text, paired)}"
         f"{dumbbell(before, after, scale([before, after]), True)}</section>"
     )
 
@@ -45,10 +46,15 @@ def _figure(kind: str, name: str, value: str, interval: str) -> str:
 
 def verdict(run: Run) -> str:
     """One sentence on what the held-out set says."""
-    before, _, final = ends_of(run)
+    before, after, final = ends_of(run)
     value, low, high = score(run.result.get("gain"))
-    if not final or value is None or low is None or high is None:
+    if not final:
         return "" if before[0] is None else "Held-out scores so far; the run has no final evaluation yet."
+    if value is None:
+        return ""
+    if low is None or high is None:
+        text = moved(before[0], after[0], value)[0]
+        return f"The held-out score changed by {text}; one prompt has no interval, so this may be chance."
     interval = span(low, high)
     if low <= 0 <= high:
         return f"The held-out score changed by {signed(value)}, which this many prompts cannot tell from chance ({interval})."
@@ -67,10 +73,10 @@ def tasks(run: Run) -> str:
     lines = [(n.replace("_", " "), first[n], second[n], gains.get(n)) for n in names] + [("all", before, after, gain or None)]
     ends = scale([score(v) for line in lines for v in line[1:3]])
     rows = ""
-    for name, old, new, moved in lines:
+    for name, old, new, paired in lines:
         n = table(new).get("n")
-        count = f"<small>{n} prompts</small>" if isinstance(n, int) else ""
-        columns = cells(score(old), score(new), independent(score(old), score(new)) if moved is None else score(moved))
+        count = f"<small>{n} {counted(n, 'prompt')}</small>" if isinstance(n, int) else ""
+        columns = cells(score(old), score(new), independent(score(old), score(new)) if paired is None else score(paired))
         kind = ' class="total"' if name == "all" else ""
         drawn = dumbbell(score(old), score(new), ends)
         rows += f'<tr{kind}><td>{escape(name)}{count}</td>{columns}<td class="spark">{drawn}</td></tr>'
@@ -90,8 +96,8 @@ def others(run: Run) -> str:
         if before[0] is None and after[0] is None:
             continue
         label = f"{title} ({said['name']})" if said.get("name") else title
-        moved = score(said["gain"]) if said.get("gain") is not None else independent(before, after)
-        rows += f"<tr><td>{escape(label)}</td>{cells(before, after, moved)}</tr>"
+        difference = score(said["gain"]) if said.get("gain") is not None else independent(before, after)
+        rows += f"<tr><td>{escape(label)}</td>{cells(before, after, difference)}</tr>"
     head = "<tr><th>measure</th><th>before</th><th>after</th><th>difference</th></tr>"
     sub = "A reward can be won by means nobody wanted. Judges beside it and the spread of images of one prompt tell."
     return section("Seen beside it", sub, f'<div class="card"><table>{head}{rows}</table></div>' if rows else "")
