@@ -25,6 +25,8 @@ from safetensors.torch import save_file
 from tiny import PROMPTS, excite, save_sd3, sd3_pipeline
 
 from flowrl import export
+from flowrl.export.files import adapters, write_comfy
+from flowrl.export.metadata import About
 from flowrl.models import load_policy
 from flowrl.models.generic.listen import patched
 from flowrl.models.lora import attach
@@ -200,7 +202,7 @@ def test_a_pipelines_own_adapter_stays_a_part_of_the_base(folder: Path, tmp_path
 
 
 WRONG_LORA = {
-    "not there": ("nowhere.safetensors", "lora.start .*nowhere.safetensors.* could not be loaded"),
+    "not there": ("nowhere.safetensors", "lora.start .*nowhere.safetensors.*: there is no such file or folder; give a run"),
     "another family": ("other", "adapter of another family|could not be loaded into StableDiffusion3Pipeline"),
 }
 
@@ -233,13 +235,15 @@ def modules_differ(folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("other", "why"), [(shapes_differ, "size mismatch for"), (modules_differ, "not found in the base model")])
+@pytest.mark.parametrize(
+    ("other", "why"), [(shapes_differ, "size mismatch for"), (modules_differ, "1 of its 1 layers are not in the transformer")]
+)
 def test_an_adapter_of_another_model_is_one_sentence_and_nothing_else(
     folder: Path, tmp_path: Path, other: Callable[[Path], Path], why: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     policy = load_policy(spec(folder, lora=LoraSpec(rank=0)))
     capfd.readouterr()
-    said = rf"could not be loaded into StableDiffusion3Pipeline \([^\n]*{why}[^\n]*\): it is an adapter of another model; give"
+    said = rf"is an adapter of another model: .*{why}|{why}.*: it is an adapter of another model; give"
     with warnings.catch_warnings(record=True) as warned, pytest.raises(ValueError, match=said) as failed:
         warnings.simplefilter("always")
         attach(policy.pipe, ["transformer"], str(other(tmp_path)), "lora.start")
@@ -281,6 +285,31 @@ def test_what_a_library_warns_of_is_kept_where_an_adapter_loads(monkeypatch: pyt
 def test_a_first_line_that_ends_with_a_colon_is_read_on(text: str, said: str) -> None:
     found = first_line(ValueError(text))
     assert found.endswith(said) and len(found) < 300 and not found.endswith(":") and "\n" not in found
+
+
+def test_an_adapter_of_which_half_would_fit_is_refused(folder: Path, tmp_path: Path) -> None:
+    """FLUX.1's and SD3's blocks have layers of the same names and, here, sizes."""
+    from safetensors.torch import load_file, save_file
+
+    first = load_policy(spec(folder))
+    file = export.save_lora(first, tmp_path / "lora") / export.LORA_FILE
+    weights = load_file(file)
+    more = {key.replace("transformer_blocks.0", "single_transformer_blocks.0"): value.clone() for key, value in weights.items()}
+    save_file({**weights, **more}, tmp_path / "both.safetensors")
+    with pytest.raises(
+        ValueError, match="adapter of another model: .* of its .* layers are not in the transformer .*single_transf"
+    ):
+        load_policy(spec(folder, lora=LoraSpec(start=str(tmp_path / "both.safetensors"))))
+
+
+def test_of_the_file_for_comfyui_the_one_beside_it_is_taken(folder: Path, tmp_path: Path) -> None:
+    first = load_policy(spec(folder))
+    excite(first.trainable())
+    place = export.save_lora(first, tmp_path / "lora")
+    about = About("mine", str(folder), "", None, "", "StableDiffusion3Pipeline")
+    file = write_comfy(place, adapters(first.modules), about)[0]
+    again = load_policy(spec(folder, lora=LoraSpec(start=str(file))))
+    assert torch.equal(answer(again), answer(first))
 
 
 def test_a_run_is_not_its_adapter(folder: Path, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import tinyrun
+from tiny import save_sd3
 
 from flowrl import checkpoint, settings
 from flowrl.recipe import Recipe
@@ -129,6 +130,14 @@ def test_a_second_ctrl_c_stops_at_once(tmp_path: Path) -> None:
     os.kill(process.pid, signal.SIGINT)
     assert tinyrun.ended(process, 30) != 0
     assert tinyrun.final(tmp_path / "run")[0] == 0
+
+
+def test_a_run_is_not_resumed_with_another_model(tmp_path: Path) -> None:
+    made = tinyrun.recipe(tmp_path / "run", {"run.iterations": 1, "evaluate.images": 1})
+    train(made)
+    save_sd3(tmp_path / "other")
+    with pytest.raises(ValueError, match="run trains .*, and .*other is given; leave the model out, or begin another run with it"):
+        train(None, {"policy.model": str(tmp_path / "other")}, resume=tmp_path / "run")
 
 
 KILLS, WRITES = 20, 8

@@ -6,7 +6,7 @@ import logging
 import math
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
@@ -18,6 +18,7 @@ from torch import nn
 from flowrl.recipe import LoraSpec
 from flowrl.said import first_line
 
+MARK = ".lora_A."
 ADAPTER = "default"
 """Name of the adapter that is trained."""
 
@@ -71,8 +72,11 @@ def continue_lora(pipe: Any, modules: Sequence[str], start: str) -> None:
 def attach(pipe: Any, modules: Sequence[str], start: str, called: str, **more: Any) -> None:
     """pipe.load_lora_weights(start), and a second expert's adapter from where `export.save_lora` keeps it. called: in messages.
 
-    Raises: ValueError for a file that is not there, is no adapter, or holds nothing for these networks.
+    Of a run's file for ComfyUI, whose names are not all diffusers', the one for diffusers beside it is taken.
+
+    Raises: ValueError for a file that is not there, is no adapter, holds nothing for these networks, or layers that they lack.
     """
+    start = _for_diffusers(start, called)
     if (Path(start) / "run.yaml").is_file():
         raise ValueError(f"{called} {start!r} is a run; give the adapter in it: {Path(start) / 'lora'}")
     networks: dict[str, Any] = {name: getattr(pipe, name) for name in modules}
@@ -80,9 +84,12 @@ def attach(pipe: Any, modules: Sequence[str], start: str, called: str, **more: A
     second = Path(start) / modules[-1]
     with _unsaid_where_it_fails():
         try:
+            _fits(pipe, networks, start, f"{called} {start!r}")
             pipe.load_lora_weights(start, **more)
             if len(modules) > 1 and second.is_dir():
                 pipe.load_lora_weights(str(second), **more, **{f"load_into_{modules[-1]}": True})
+        except OtherModel:
+            raise
         except (OSError, ValueError, KeyError, RuntimeError, AttributeError) as error:
             why = f"{called} {start!r} could not be loaded into {type(pipe).__name__} ({first_line(error)})"
             # torch's word for weights of other shapes, PEFT's for modules that are not there
@@ -94,6 +101,45 @@ def attach(pipe: Any, modules: Sequence[str], start: str, called: str, **more: A
                 f"{called} {start!r} holds nothing for the {' or '.join(modules)} of {type(pipe).__name__}: it is an adapter of "
                 "another family; give one of this model"
             )
+
+
+class OtherModel(ValueError):
+    """An adapter with layers that a model lacks: diffusers would load the others without a word."""
+
+
+def _fits(pipe: Any, networks: Mapping[str, nn.Module], start: str, called: str) -> None:
+    """Raises: OtherModel. Nothing is loaded yet."""
+    found = pipe.lora_state_dict(start)
+    state = found[0] if isinstance(found, tuple) else found
+    for name, network in networks.items():
+        wanted = {key[len(name) + 1 : key.index(MARK)] for key in state if key.startswith(f"{name}.") and MARK in key}
+        lost = sorted(wanted - {inner for inner, _ in network.named_modules()})
+        if lost:
+            raise OtherModel(
+                f"{called} is an adapter of another model: {len(lost)} of its {len(wanted)} layers are not in the {name} of this "
+                f"{type(pipe).__name__}, such as {lost[0]}; give one of this model"
+            )
+
+
+def _for_diffusers(start: str, called: str) -> str:
+    """The folder with diffusers' file, of a file that flowrl wrote for ComfyUI.
+
+    Raises: ValueError for a path that is not there.
+    """
+    from diffusers.loaders.lora_base import LORA_WEIGHT_NAME_SAFE
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(start).expanduser()
+    if not path.exists() and (path.suffix == ".safetensors" or path.is_absolute() or start.startswith((".", "~"))):
+        raise ValueError(f"{called} {start!r}: there is no such file or folder; give a run's lora folder or a LoRA file")
+    if not path.is_file() or not (path.parent / LORA_WEIGHT_NAME_SAFE).is_file():
+        return start
+    try:
+        with safe_open(path, "pt") as file:
+            said = file.metadata() or {}
+    except SafetensorError as error:
+        raise ValueError(f"{called} {start!r} cannot be read as safetensors ({error}); copy the file again") from error
+    return str(path.parent) if "flowrl.network" in said else start
 
 
 class _Kept(logging.Handler):

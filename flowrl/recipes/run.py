@@ -108,7 +108,11 @@ def _train(recipe: Recipe, given: Given, resume: Path | None, world: World) -> R
     method, selection = build.method(recipe.method, recipe.sizes.group), build.fitting(recipe)
     recipe, folder = _folder(recipe, resume, world)
     if resume is not None:
-        for line in settings.changes(settings.load(folder.path / "run.yaml"), recipe):
+        started = settings.load(folder.path / "run.yaml")
+        was, now = started.policy.model, recipe.policy.model
+        if was != now and not (Path(was).is_absolute() and not Path(was).exists()):  # but a model's folder may have moved
+            raise ValueError(f"{folder.path} trains {was}, and {now} is given; leave the model out, or begin another run with it")
+        for line in settings.changes(started, recipe):
             log.log(logging.WARNING if world.main else logging.DEBUG, "resumed with another setting: %s", line)
     try:
         parts, held = _parts(recipe, method, selection, given, world)
