@@ -51,7 +51,7 @@ LAYERS: dict[str, set[str]] = {
     "conformance": {"said", "loop", "objectives", "types", "samplers", "kernels", "models", "recipe", "export"},
     "loading": {"models", "recipe", "conformance"},
     "choice": {"inference", "samplers", "base", "models", "recipe", "export", "loading"},
-    "sample": {"loop", "models", "recipe", "inference", "choice"},
+    "sample": {"said", "loop", "models", "recipe", "inference", "choice"},
     "memory": {"footprint", "models", "recipe", "base", "rewards"},
 }
 _ALL = set(LAYERS)
