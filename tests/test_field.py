@@ -196,7 +196,7 @@ def test_wrong_input_is_a_sentence(wrong: Any, said: str) -> None:
     [
         (torch.nn.Linear(2, 2), r"policy is a Linear, a bare network: wrap it in flowrl\.models\.FieldPolicy"),
         ("shapes", r"policy is a str: make a policy of it, policy=flowrl\.load_policy"),
-        (5, r"policy is a int, which is none \(it has no network, guidance, .*FieldPolicy"),
+        (5, r"policy is a int, which is none \(it has no network, path, guidance, .*FieldPolicy"),
     ],
     ids=["network", "name", "number"],
 )

@@ -53,8 +53,10 @@ def verdict(run: Run) -> str:
     if value is None:
         return ""
     if low is None or high is None:
-        text = moved(before[0], after[0], value)[0]
-        return f"The held-out score changed by {text}; one prompt has no interval, so this may be chance."
+        text, kind = moved(before[0], after[0], value)
+        said = "did not change" if kind == "same" else f"changed by {text}"
+        why = "one prompt has no interval" if table(run.result["after"]).get("n") == 1 else "no interval is known"
+        return f"The held-out score {said}; {why}."
     interval = span(low, high)
     if low <= 0 <= high:
         return f"The held-out score changed by {signed(value)}, which this many prompts cannot tell from chance ({interval})."
