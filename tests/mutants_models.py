@@ -84,8 +84,8 @@ ROWS: tuple[tuple[str, str, str, str, str], ...] = (
     (
         "samples play at another rate",
         "flowrl/recipes/jury.py",
-        "self.tasks, seen, self.parts.policy.fps)",
-        "self.tasks, seen)",
+        "seen, self.parts.policy.fps, pictured)",
+        "seen, None, pictured)",
         "test_video_run.py::test_its_samples_are_videos_that_play_at_their_rate",
     ),
     (
@@ -557,8 +557,43 @@ ROWS: tuple[tuple[str, str, str, str, str], ...] = (
     (
         "the images of all go before a prompt's own",
         "flowrl/sample.py",
-        "(images if own is None else [own])",
-        "(images or [own])",
+        "(images if file is None else [file])",
+        "(images or [file])",
         "test_sample_families.py::test_a_column_of_images_goes_before_the_images_of_all",
+    ),
+    (
+        "a run is drawn from with the steps of a stranger",
+        "flowrl/sample.py",
+        "for name in DRAWN}), recipe.evaluate.steps",
+        "for name in DRAWN}), STEPS",
+        "test_sample_families.py::test_a_run_is_drawn_from_as_it_was_trained",
+    ),
+    (
+        "an adapter of which a part fits is taken",
+        "flowrl/models/lora.py",
+        "        if lost:\n            raise OtherModel(",
+        "        if False:\n            raise OtherModel(",
+        "test_loading.py::test_an_adapter_of_which_half_would_fit_is_refused",
+    ),
+    (
+        "the file for ComfyUI is given to diffusers",
+        "flowrl/models/lora.py",
+        'return str(path.parent) if "flowrl.network" in said else start',
+        "return start",
+        "test_loading.py::test_of_the_file_for_comfyui_the_one_beside_it_is_taken",
+    ),
+    (
+        "a folder without a tokenizer is taken",
+        "flowrl/models/loading.py",
+        "missing = [part for part in named if not (folder / part).is_dir()]",
+        "missing = []",
+        "test_loading.py::test_a_folder_that_lacks_a_part_is_a_sentence",
+    ),
+    (
+        "a run goes on with another model",
+        "flowrl/recipes/run.py",
+        "if was != now and not",
+        "if False and not",
+        "test_resume.py::test_a_run_is_not_resumed_with_another_model",
     ),
 )
