@@ -243,6 +243,11 @@ def test_a_diffusion_without_a_family_is_trained_as_a_whole(tmp_path: Path) -> N
 @pytest.mark.parametrize("case", unnamed_more.HERE, ids=lambda case: case.name)
 def test_models_that_no_folder_keeps_small_are_verified_here(case: Case) -> None:
     spec = PolicySpec(dtype="float32", steps=3, **case.spec)  # pyright: ignore[reportArgumentType]
+    if case.name == "hunyuan-video-1.5":
+        # padded rows of its refiner are masked against all others, and the gradient of such a softmax is NaN
+        with pytest.raises(ValueError, match=r"the check 'gradients' failed .* get one that is not finite: .*token_refiner"):
+            flowrl.load_policy(case.make(), spec=spec)
+        spec = replace(spec, guidance=1.0)
     how = flowrl.load_policy(case.make(), spec=spec).family.convention  # pyright: ignore[reportAttributeAccessIssue]
     seen = (how.combine, how.joined, how.first, how.sign, how.rows.get("encoder_hidden_states_llama3"))
     assert seen == (("linear", False, False, 1, None) if case.name == "hunyuan-video-1.5" else ("linear", True, True, -1, 1))
