@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,12 @@ from tiny import sd3_pipeline
 
 import flowrl
 from flowrl import models
-from flowrl.conformance import CHECKS
+from flowrl.conformance import CHECKS, verify
 from flowrl.models.generic import Generic, Unknown
+from flowrl.models.generic.infer import combined
+from flowrl.models.generic.listen import Call, Step
+from flowrl.models.guidance import linear, zero_based
+from flowrl.models.policy import DiffusersPolicy
 from flowrl.recipe import PolicySpec
 from flowrl.samplers import paths
 
@@ -59,6 +64,7 @@ class OddPipeline(StableDiffusion3Pipeline):
             texts, texts, texts, negative_prompt=away, do_classifier_free_guidance=guided, max_sequence_length=max_sequence_length
         )
         x = torch.randn(len(texts), 4, 8, 8, generator=generator) if latents is None else self.begin(latents)
+        x = x.to(self.transformer.dtype)
         self.scheduler.set_shift(self.shift(texts[0]))
         self.scheduler.set_timesteps(num_inference_steps)
         for i, t in enumerate(self.scheduler.timesteps):
@@ -77,6 +83,18 @@ class OddPipeline(StableDiffusion3Pipeline):
         z = x / self.vae.config.scaling_factor + self.vae.config.shift_factor
         images = self.image_processor.postprocess(self.vae.decode(z, return_dict=False)[0], output_type=output_type)
         return type("Answer", (), {"images": images})()
+
+
+class MutePipeline(OddPipeline):
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return super().__call__(*args, **kwargs)
+
+
+def half(pipe: Any) -> Any:
+    """As flowrl loads it by default."""
+    pipe.to(torch.bfloat16)
+    pipe.vae.to(torch.float32)
+    return pipe
 
 
 def odd(**conventions: Any) -> OddPipeline:
@@ -125,11 +143,84 @@ REFUSED = {
 }
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_is_not_understood_is_refused_with_the_reason(case: str) -> None:
+def test_what_is_not_understood_is_refused_with_the_reason(case: str, dtype: str) -> None:
     conventions, said = REFUSED[case]
+    pipe = odd(**conventions) if dtype == "float32" else half(odd(**conventions))
     with pytest.raises(ValueError, match=f"OddPipeline has no family of its own.*{said}"):
-        flowrl.load_policy(odd(**conventions), spec=SPEC)
+        flowrl.load_policy(pipe, spec=replace(SPEC, dtype=dtype))
+
+
+def test_a_call_that_names_no_arguments_is_said_to_name_none() -> None:
+    pipe = MutePipeline(**{name: copy.copy(part) for name, part in sd3_pipeline().components.items()})
+    with pytest.raises(ValueError, match="could not be learned: the call of MutePipeline names no arguments"):
+        flowrl.load_policy(pipe, spec=SPEC)
+
+
+FOLDERS = {case.name: case for case in (*unnamed.CASES, *unnamed_more.CASES)}
+LEARNED = {
+    "lumina2": ("linear, rescaled per token", -1, {"timestep": (-1, 1, 1)}),
+    "chroma": ("linear", 1, {"timestep": (1, 0, 1000)}),
+    "ltx": ("linear", 1, {"timestep": (1000, 0, 1)}),
+    "sana": ("linear", 1, {"timestep": (1000, 0, 1)}),
+    "flux2-dev": (None, 1, {"timestep": (1, 0, 1000)}),
+    "mochi": ("linear", 1, {"timestep": (-1000, 1000, 1)}),
+    "cogvideox": ("linear", 1, {"timestep": (1, 0, 1)}),
+}
+
+
+def loaded(name: str, folder: Path, **changes: Any) -> DiffusersPolicy:
+    """A saved case in bfloat16."""
+    FOLDERS[name].make().save_pretrained(folder)
+    return flowrl.load_policy(folder, spec=PolicySpec(steps=3, **{**FOLDERS[name].spec, **changes}))
+
+
+@pytest.mark.parametrize("name", LEARNED)
+def test_the_same_is_learned_in_half_precision(name: str, tmp_path: Path) -> None:
+    policy = loaded(name, tmp_path)
+    how = policy.family.convention  # pyright: ignore[reportAttributeAccessIssue]
+    times = {path: (line.factor, line.offset, line.divisor) for path, line in how.times.items()}
+    assert (policy.dtype, policy.pipe.vae.dtype) == (torch.bfloat16, torch.float32)
+    assert (how.combine, how.sign, times) == LEARNED[name]
+    assert {path: line.factor for path, line in how.told.items()} == ({"guidance": 1} if name == "flux2-dev" else {})
+
+
+def test_a_wrong_convention_is_found_in_half_precision(tmp_path: Path) -> None:
+    policy = loaded("cogvideox", tmp_path)
+    policy.family.guider = replace(policy.family.guider, combine=zero_based)  # pyright: ignore[reportAttributeAccessIssue]
+    with pytest.raises(ValueError, match="the check 'pipeline' failed"):
+        verify(policy)
+
+
+def test_states_are_decoded_as_they_are_beside_a_network_in_half_precision() -> None:
+    policy = flowrl.load_policy(half(odd()), spec=replace(SPEC, dtype="bfloat16"))
+    x = torch.randn(1, *policy.latent_shape(), generator=torch.Generator().manual_seed(0))
+    assert not torch.equal(policy.images(x), policy.images(x.bfloat16().float()))
+    assert "decode" not in vars(policy.pipe.vae)
+
+
+def steps(positive: torch.Tensor, negative: torch.Tensor) -> list[Step]:
+    given = linear(positive, negative, 3.7, positive, positive)
+    return [Step([Call({}, negative), Call({}, positive)], given, 0, positive)]
+
+
+def test_guidance_is_told_by_the_nearest_combination_or_not_at_all() -> None:
+    draw = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(1, 4, 8, 8, generator=draw).bfloat16() for _ in range(2))
+    assert combined(steps(a, b), 3.7, 1) == ("linear", 1, None, True)
+    assert combined(steps(a, a + b / 50), 3.7, 1) == ("linear", 1, None, True)
+    with pytest.raises(Unknown, match="in bfloat16 two predictions are too near each other to tell"):
+        combined(steps(a, a), 3.7, 1)
+
+
+def test_a_model_that_would_draw_another_size_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="frames 6: LTXPipeline draws 5; give 5 or 9"):
+        loaded("ltx", tmp_path, frames=6)
+    with pytest.raises(ValueError, match="height 64: OddPipeline draws 32; give 32"):
+        flowrl.load_policy(odd(), spec=replace(SPEC, height=64))
+    with pytest.raises(ValueError, match="frames 5: OddPipeline draws images"):
+        flowrl.load_policy(odd(), spec=replace(SPEC, frames=5))
 
 
 def test_a_network_that_answers_otherwise_under_checkpointing_is_refused() -> None:

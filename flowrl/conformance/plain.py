@@ -1,6 +1,6 @@
 """The other side of the comparison: diffusers' own pipeline, run as a file in a process that never imports flowrl.
 
-`python plain.py jobs.json`: each job is {model, dtype, call, prompts, images, latents, out, lora, network, guider}. Of every
+`python plain.py jobs.json`: each job is {model, dtype, call, prompts, images, latents, start, out, lora, network, guider}. Of every
 prompt, alone: <out>.<n>.npz with latents (after the last step), images (as the pipeline returns them, in [0, 1]) and sigmas;
 <out>.trace.json with what each module of the network answered in the first call; <out>.error where the job failed.
 """
@@ -101,9 +101,7 @@ def drawn(pipe: Any, job: dict[str, Any], number: int) -> dict[str, np.ndarray]:
     if shown := [Image.open(file).convert("RGB") for file in job["images"][number]]:
         call["image"] = shown if len(shown) > 1 else shown[0]
     start = torch.from_numpy(np.load(job["latents"]))[number : number + 1]
-    # pipelines with a UNet hand it latents as they are given
-    given = start.to(pipe.unet.dtype) if job["network"] == "unet" else start.clone()
-    call |= {"latents": given, "output_type": "np", **told}
+    call |= {"latents": start.to(getattr(torch, job["start"]), copy=True), "output_type": "np", **told}
     try:
         made = pipe(prompt=job["prompts"][number], **call)
     finally:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from flowrl import export
 from flowrl.models.family import Begins
+from flowrl.models.generic import Generic, decoding
 from flowrl.models.policy import DiffusersPolicy
 from flowrl.models.prompts import Cond, asked
 from flowrl.recipe import LoraSpec, PolicySpec
@@ -115,8 +116,9 @@ class Subject:
     def drawn(self) -> dict[str, list[dict[str, np.ndarray]]]:
         """What the pipeline draws of the prompts, by job."""
         if self.here:
-            for job in self.jobs:
-                draw(self.plain.pipe, job)
+            with decoding(self.plain.pipe):
+                for job in self.jobs:
+                    draw(self.plain.pipe, job)
         elif not any(self.work.glob("*.trace.json")) and not any(self.work.glob("*.error")):
             run(self.jobs, self.work)
         names = [Path(str(job["out"])).name for job in self.jobs]
@@ -131,6 +133,14 @@ class Subject:
 
     def trace(self, name: str) -> list[tuple[str, list[int], float]]:
         return [tuple(row) for row in json.loads((self.work / f"{name}.trace.json").read_text())]
+
+    def _start_in(self) -> str:
+        """The precision of the latents that the pipeline begins with. Those with a UNet hand it latents as they are given, and so
+        does many another that has no family."""
+        family = self.plain.family
+        if isinstance(family, Generic):
+            return str(family.kept_in).removeprefix("torch.")
+        return self.spec.dtype if family.modules[0] == "unet" else "float32"
 
     def _job(self, name: str, guided: bool, lora: Path | None) -> dict[str, object]:
         policy, family = self.plain, self.plain.family
@@ -149,6 +159,7 @@ class Subject:
             "device": str(policy.device),
             "lora": None if lora is None else str(lora),
             "network": family.modules[0],
+            "start": self._start_in(),
             "call": call,
             "guider": max(cond.guidance, 1.0) if hasattr(getattr(policy.pipe, "guider", None), "guidance_scale") else None,
             "prompts": list(self.prompts),

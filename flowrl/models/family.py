@@ -26,6 +26,9 @@ Pictures = Sequence[np.ndarray]
 NETWORKS = ("transformer", "unet")
 """What a pipeline calls its denoising networks; a second expert's name begins with one of these."""
 
+AUTOENCODERS = ("vae", "vqvae")
+"""What a pipeline calls what decodes its latents."""
+
 JOINT = (
     "attn.to_q",
     "attn.to_k",

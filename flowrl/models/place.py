@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from .family import AUTOENCODERS
+
 
 class Places:
     """Encoders, autoencoder and networks of a pipeline on their devices.
@@ -21,7 +23,7 @@ class Places:
         self.pipe, self.device, self.offload = pipe, device, set(offload)
         parts = {name: part for name, part in pipe.components.items() if isinstance(part, nn.Module)}
         self.networks = networks
-        self.vae = {name: part for name, part in parts.items() if name.startswith(("vae", "vqvae"))}
+        self.vae = {name: part for name, part in parts.items() if name.startswith(AUTOENCODERS)}
         self.encoders = {name: part for name, part in parts.items() if name not in self.vae and name not in networks}
 
     def settle(self) -> None:

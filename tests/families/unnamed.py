@@ -123,7 +123,10 @@ def lumina2() -> Lumina2Pipeline:
         )
         lively(network, scale=1.5)
         names = words()
-        return quiet(Lumina2Pipeline(network, flow(shift=6.0), vae(), decoder(Gemma2Model, Gemma2Config, len(names)), names))
+        # eight pixels a latent, whatever its autoencoder: with another it draws another size than it is asked for
+        kinds = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
+        coder = vae(block_out_channels=(8, 16, 16, 16), **kinds)
+        return quiet(Lumina2Pipeline(network, flow(shift=6.0), coder, decoder(Gemma2Model, Gemma2Config, len(names)), names))
 
 
 def chroma() -> ChromaPipeline:

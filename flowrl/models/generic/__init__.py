@@ -2,5 +2,6 @@
 
 from .family import Generic
 from .infer import Unknown
+from .listen import decoding
 
-__all__ = ["Generic", "Unknown"]
+__all__ = ["Generic", "Unknown", "decoding"]

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from flowrl.models.family import Encoding, Pictures
+from flowrl.models.family import Encoding, Pictures, still
 from flowrl.models.guidance import Guider
 from flowrl.recipe import PolicySpec
 from flowrl.samplers import paths
 
 from .idle import FEW, PROBES, Idle
-from .infer import COMBINES, Convention, Unknown, learned
+from .infer import COMBINES, Convention, Line, Unknown, coarse, divided, learned
 from .listen import Call, filled, first_tensor, leaves
 from .running import Runner
 from .schedule import single_steps
 
 STEPS = 4  # of the runs it learns from; divides 1000, as DDIM's trailing spacing asks
+MANY = 50  # of the run that shows how times are rounded in half precision
 SCALE = 3.7  # of the guided run: no factor that a convention would hide
 
 
@@ -29,7 +31,9 @@ class Generic:
     It is run three times when it is built: with guidance, without, and for two prompts. What is not understood then is refused;
     what is, is to be verified against the pipeline before it is trusted (`flowrl.conformance`).
 
-    Raises: Unknown, a sentence.
+    kept_in: the precision in which the pipeline keeps its latents.
+
+    Raises: Unknown, a sentence.  ValueError where it draws another size than the spec asks for.
     """
 
     feed_forward: Sequence[str] = ()
@@ -42,21 +46,30 @@ class Generic:
         self.schedule = single_steps(pipe)
         self.path = self.schedule.path
         run = self.runner.run
-        plain, two, guided = run(PROBES[:1], 0.0, STEPS), run(PROBES, 0.0, FEW, stop=True), run(PROBES[:1], SCALE, STEPS)
+        plain, two, guided = run(PROBES[:1], 0.0, STEPS), run(PROBES, 0.0, FEW, stop=1), run(PROBES[:1], SCALE, STEPS)
         clock = self.schedule.clock(self.schedule.levels(plain)[:-1])
         self.convention: Convention = learned(guided, plain, two, SCALE, clock)
+        self.idle = Idle(self.runner, self.convention)
+        if any(coarse(line.dtype) for line in self.convention.times.values()):
+            self.convention = replace(self.convention, times=self._times())
         how = self.convention
-        self.idle = Idle(self.runner, how)
         self.guider = Guider(COMBINES[how.combine or "linear"], joined=how.joined and how.first)
         self.embeds = bool(how.told)
         self.guidance = float(self.runner.own("guidance_scale") or 1.0) if self.embeds else 1.0
         x, shown = plain.steps[0].x, torch.as_tensor(plain.made)
+        _drawn_as_asked(shown, x, self.idle, spec)
+        self.kept_in = x.dtype
         self.shape = tuple(x.shape[1:])
         self.channels = -1 if x.ndim == 3 else 0
         self.pixels = shown[0].numel() // 3
         self.fps = float(self.runner.own("frame_rate") or 16.0) if shown.ndim == 5 else None
         self.grid = self.idle.grid(x, *shown.shape[-2:])
         self.targets = _attention(self.runner.network)
+
+    def _times(self) -> dict[str, Line]:
+        heard = self.idle.through(MANY)
+        clock = self.schedule.clock(self.schedule.levels(heard)[:-1])
+        return divided(self.convention.times, heard.steps, clock, self.pipe.scheduler.config.num_train_timesteps)
 
     def sigmas(self, steps: int) -> Tensor:
         """The levels of the scheduler after the pipeline has set them."""
@@ -70,7 +83,7 @@ class Generic:
     def encode(self, text: str, pictures: Pictures) -> Encoding:
         """What the network was given of the prompt, when the pipeline first asked it."""
         with self.idle.on(texts=False):
-            heard = self.runner.run([text], 0.0, STEPS, stop=True)
+            heard = self.runner.run([text], 0.0, STEPS, stop=1)
         return self._rows(heard.steps[0].calls[0], 0)
 
     def negative(self, text: str, pictures: Pictures) -> Encoding:
@@ -79,7 +92,7 @@ class Generic:
         if how.combine is None:
             return self.encode(text, pictures)
         with self.idle.on(texts=False):
-            heard = self.runner.run(PROBES[:1], SCALE, STEPS, stop=True, negative_prompt=[text])
+            heard = self.runner.run(PROBES[:1], SCALE, STEPS, stop=1, negative_prompt=[text])
         return self._rows(heard.steps[0].calls[0 if how.joined or how.first else 1], int(how.joined and not how.first))
 
     def _rows(self, call: Call, row: int) -> Encoding:
@@ -98,7 +111,8 @@ class Generic:
             if path in how.told:
                 return how.told[path].at(told)
             if path in how.rows:
-                return given[_key(path)].movedim(0, how.rows[path])
+                row = given[_key(path)].movedim(0, how.rows[path])
+                return row.to(value.dtype) if row.is_floating_point() else row
             return value.to(x.device) if isinstance(value, Tensor) else value
 
         u = first_tensor(network(**filled(how.template, put)))
@@ -131,6 +145,24 @@ class Generic:
 
 def _key(path: str) -> str:
     return path.replace("/", "__")
+
+
+def _drawn_as_asked(shown: Tensor, x: Tensor, idle: Idle, spec: PolicySpec) -> None:
+    """shown: images [N, 3, H, W] or videos [N, T, 3, H, W], of latents x.
+
+    Raises: ValueError where their size is not the one that the spec asks for: pipelines round it to what they can draw.
+    """
+    name = type(idle.pipe).__name__
+    if shown.ndim == 4:
+        still(spec, name)
+    sizes = {"frames": shown.shape[1], "height": shown.shape[-2], "width": shown.shape[-1]}
+    for setting, size in sizes.items():
+        asked = getattr(spec, setting)
+        if asked is not None and asked != size and (setting != "frames" or shown.ndim == 5):
+            more = idle.next_frames(asked, x) if setting == "frames" else None
+            raise ValueError(
+                f"{setting} {asked}: {name} draws {size}; give {size}" + (f" or {more}" if more else " or another that it draws")
+            )
 
 
 def _attention(network: nn.Module) -> tuple[str, ...]:

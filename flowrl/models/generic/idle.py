@@ -13,12 +13,14 @@ from torch import Tensor
 from flowrl.said import first_line
 
 from .infer import Convention, Unknown, near
-from .listen import leaves, patched
+from .listen import Heard, leaves, patched
 from .running import Runner
 
 PROBES = ("a red circle", "two blue squares left of a green circle")
 FEW = 2
 """Least steps that every pipeline takes: Mochi's schedule divides by half of them."""
+FAR = 17
+"""Frames further that are tried: no autoencoder here makes more than 16 of one."""
 
 
 class Idle:
@@ -56,14 +58,31 @@ class Idle:
             return answers[-1]
 
         with patched(self.pipe, "encode_prompt", note):
-            self.runner.run(PROBES[:1], 0.0, FEW, stop=True)
+            self.runner.run(PROBES[:1], 0.0, FEW, stop=1)
         self._kept = answers[0]
         return self._kept
+
+    def through(self, steps: int) -> Heard:
+        """A run of that many steps, left when the last begins."""
+        with self.on():
+            return self.runner.run(PROBES[:1], 0.0, steps, stop=steps)
 
     def sigmas(self, steps: int) -> Any:
         """A run of that many steps, left when the first begins."""
         with self.on():
-            return self.runner.run(PROBES[:1], 0.0, steps, stop=True)
+            return self.runner.run(PROBES[:1], 0.0, steps, stop=1)
+
+    def next_frames(self, asked: int, x: Tensor) -> int | None:
+        """The next number of frames at which the latents are more than x; None where none is seen."""
+        with self.on():
+            for frames in range(asked + 1, asked + FAR):
+                try:
+                    heard = self.runner.run(PROBES[:1], 0.0, FEW, stop=1, num_frames=frames)
+                except Exception:  # whatever a pipeline raises of a number that it does not draw
+                    continue
+                if heard.steps and heard.steps[0].x.numel() > x.numel():
+                    return frames
+        return None
 
     def decoded(self, last: Tensor) -> Tensor:
         """What the pipeline makes of last states: its own call, all of whose steps end there."""
@@ -71,7 +90,7 @@ class Idle:
 
         @functools.wraps(right)
         def step(output: Tensor, time: Any, x: Tensor, *args: Any, **kwargs: Any) -> Any:
-            return (last.to(x.dtype),)
+            return (last,)  # not rounded to the dtype of x: the autoencoder may have a finer one
 
         draw = torch.Generator().manual_seed(0)
         with self.on(), patched(self.pipe.scheduler, "step", step):
@@ -91,7 +110,7 @@ class Idle:
             given = x if sides is None else x.mT.unflatten(2, sides)
             try:
                 with self.on():
-                    heard = self.runner.run(PROBES[:1], 0.0, FEW, stop=True, latents=given.clone())
+                    heard = self.runner.run(PROBES[:1], 0.0, FEW, stop=1, latents=given.clone())
             except Exception as error:  # whatever a pipeline raises of latents of another shape
                 why = error
                 continue

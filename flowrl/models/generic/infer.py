@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 import torch
@@ -30,17 +32,22 @@ class Unknown(ValueError):
 @dataclass(frozen=True)
 class Line:
     """An argument that is factor * x + offset, rounded where it is an integer; shape: its own, without the batch. x is the
-    guidance, or the clock: sigma on a flow, and the trained time of a variance-preserving diffusion."""
+    guidance, or the clock: sigma on a flow, and the trained time of a variance-preserving diffusion.
+
+    divisor: it is rounded before it is divided by this, and once more after it.
+    """
 
     factor: float
     offset: float
     dtype: torch.dtype
     shape: tuple[int, ...]
+    divisor: float = 1.0
 
     def at(self, x: Tensor) -> Tensor:
         """x [N] -> the argument [N, ...]."""
-        told = self.factor * x + self.offset
+        told = self.divisor * (self.factor * x + self.offset)
         told = (told if self.dtype.is_floating_point else told.round()).to(self.dtype)
+        told = told if self.divisor == 1 else told / self.divisor
         return told.view(-1, *[1] * len(self.shape)).expand(-1, *self.shape)
 
 
@@ -68,7 +75,23 @@ class Convention:
 
 
 def near(a: Tensor, b: Tensor) -> bool:
-    return a.shape == b.shape and bool((a.float() - b.float()).abs().max() <= CLOSE * max(1e-6, float(b.float().abs().max())))
+    """Whether they are the same in the coarser of their precisions: what a pipeline casts is itself, rounded."""
+    return apart(a, b) <= CLOSE
+
+
+def apart(a: Tensor, b: Tensor) -> float:
+    """The largest difference in the coarser of their precisions, relative to the largest value of b."""
+    if a.shape != b.shape:
+        return math.inf
+    coarser = max(a.dtype, b.dtype, key=lambda dtype: torch.finfo(dtype).eps)
+    a, b = a.to(coarser).float(), b.to(coarser).float()
+    gap = float((a - b).abs().max()) / max(1e-6, float(b.abs().max()))
+    return math.inf if math.isnan(gap) else gap
+
+
+def coarse(dtype: torch.dtype) -> bool:
+    """Whether it rounds more than what is the same may differ."""
+    return dtype.is_floating_point and torch.finfo(dtype).eps > CLOSE
 
 
 def state_of(step: Step, call: Call) -> tuple[str, tuple[int, ...], int]:
@@ -113,20 +136,57 @@ def times_of(steps: Sequence[Step], clock: Tensor, state: str) -> dict[str, Line
             raise Unknown(f"the argument {path!r} changes from step to step, and is not one number a step")
         y = torch.stack([t.flatten()[0].double() for t in told])
         x = clock[: len(steps)].double()
-        factor = float((y[0] - y[-1]) / (x[0] - x[-1]))
-        offset = float(y[0] - factor * x[0])
-        slack = 0.5 if not told[0].is_floating_point() else 1e-3 * abs(factor)
-        if float((factor * x + offset - y).abs().max()) > slack:
+        line = _line(x, y, told[0])
+        if line is None:
             raise Unknown(f"the argument {path!r} is no line in the level: {y.tolist()} at {x.tolist()}")
-        found[path] = _line(factor, offset, told[0])
+        found[path] = line
     if not found:
         raise Unknown("no argument of the network changes with the level, so it is not told the time")
     return found
 
 
-def _line(factor: float, offset: float, seen: Tensor) -> Line:
+def _line(x: Tensor, y: Tensor, seen: Tensor) -> Line | None:
+    """The line in x that y is, of round numbers; None where it is none.  seen: the argument."""
+    factor = float((y[0] - y[-1]) / (x[0] - x[-1]))
+    offset = float(y[0] - factor * x[0])
+    if coarse(seen.dtype):
+        round_ = _roundest(x, y, factor, offset, torch.finfo(seen.dtype).eps)
+        return round_ and Line(*round_, seen.dtype, tuple(seen.shape[1:]))
+    slack = 0.5 if not seen.is_floating_point() else 1e-3 * abs(factor)
+    if float((factor * x + offset - y).abs().max()) > slack:
+        return None
     rounded = round(factor) if abs(factor) > 10 else round(factor, 3)
     return Line(float(rounded), float(round(offset, 3)), seen.dtype, tuple(seen.shape[1:]))
+
+
+def _roundest(x: Tensor, y: Tensor, factor: float, offset: float, eps: float) -> tuple[float, float] | None:
+    """(factor, offset) of the fewest digits that are y up to its rounding.
+
+    In bfloat16 1000 sigma is 2 off, and so is any factor that is read off it.
+    """
+    if not factor:
+        return None
+    first = math.floor(math.log10(abs(factor)))
+    for digits in range(4):
+        rounded, shifted = round(factor, digits - first), round(offset, digits - first)
+        if rounded and float((rounded * x + shifted - y).abs().max()) <= eps * float(y.abs().max()):
+            return float(rounded), float(shifted)
+    return None
+
+
+def divided(times: Mapping[str, Line], steps: Sequence[Step], clock: Tensor, trained: float) -> dict[str, Line]:
+    """Times in half precision, by the divisor that most steps [many] show: some pipelines round a time in thousands and divide it
+    then. Networks multiply it again, so that a rounding moves what they see by a whole radian."""
+
+    def missed(path: str, line: Line) -> int:
+        told = [torch.as_tensor(dict(leaves(step.calls[0].given))[path]).flatten()[0] for step in steps]
+        return int((line.at(clock.double().cpu()).reshape(len(steps), -1)[:, 0] != torch.stack(told).cpu()).sum())
+
+    found = dict(times)
+    for path, line in times.items():
+        if coarse(line.dtype):
+            found[path] = min((line, replace(line, divisor=trained)), key=lambda line, path=path: missed(path, line))
+    return found
 
 
 def told_of(guided: Call, plain: Call, scale: float) -> dict[str, Line]:
@@ -146,8 +206,11 @@ def told_of(guided: Call, plain: Call, scale: float) -> dict[str, Line]:
             continue
         if there.shape != here.shape or bool((there != there.flatten()[0]).any()) or bool((here != here.flatten()[0]).any()):
             raise Unknown(f"the argument {path!r} changes with the guidance, and is not one number a row")
-        zero = float(here.flatten()[0])
-        found[path] = _line((float(there.flatten()[0]) - zero) / scale, zero, there)
+        ends = torch.tensor([float(here.flatten()[0]), float(there.flatten()[0])], dtype=torch.float64)
+        line = _line(torch.tensor([0.0, scale], dtype=torch.float64), ends, there)
+        if line is None:
+            raise Unknown(f"the argument {path!r} changes with the guidance, and is no multiple of it: {ends.tolist()}")
+        found[path] = line
     return found
 
 
@@ -165,27 +228,50 @@ def same_answer(answer: Tensor, output: Tensor) -> tuple[int, int | None] | None
 def combined(steps: Sequence[Step], scale: float, copies: int) -> tuple[str, int, int | None, bool]:
     """(combination, sign, channels, negative first) by which two answers became what the scheduler is given.
 
-    Raises: Unknown where no known combination does at every step.
+    In half precision it is the one that comes nearest, since the pipeline's own rounding is in between.
+
+    Raises: Unknown where no known combination does at every step, or several do as well as each other.
     """
-    for channels in (None, steps[0].output.shape[1]):
-        for name, combine in COMBINES.items():
-            for sign in (1, -1):
-                for first in (True, False):
-                    if all(near(_guess(step, combine, sign, first, channels, scale, copies), step.output) for step in steps):
-                        return name, sign, channels, first
-    raise Unknown(f"how two predictions are combined at guidance {scale:g} is none of: {', '.join(COMBINES)}")
+    output, answer = steps[0].output, _answer(steps[0])
+    half = coarse(answer.dtype)
+    limit = 4 * torch.finfo(answer.dtype).eps if half else CLOSE
+    found: dict[tuple[str, int, int | None, bool], float] = {}
+    for meaning in product(COMBINES, (1, -1), (None, output.shape[1]), (True, False)):
+        name, sign, channels, first = meaning
+        if channels is not None and answer.shape[1] == channels:
+            continue  # all of them
+        gap = max(_gap(step, COMBINES[name], sign, first, channels, scale, copies) for step in steps)
+        if gap <= limit:
+            found[meaning] = gap
+            if not half:
+                return meaning
+    if not found:
+        raise Unknown(f"how two predictions are combined at guidance {scale:g} is none of: {', '.join(COMBINES)}")
+    best, *others = sorted(found, key=lambda meaning: found[meaning])
+    if others and found[others[0]] <= 2 * found[best]:
+        said = f"{best[0]!r} and {others[0][0]!r}" if best[0] != others[0][0] else f"two forms of {best[0]!r}"
+        raise Unknown(
+            f"in {str(answer.dtype)[6:]} two predictions are too near each other to tell {said} at guidance {scale:g} apart "
+            "(policy.dtype float32 tells more)"
+        )
+    return best
 
 
-def _guess(step: Step, combine: Combine, sign: int, first: bool, channels: int | None, scale: float, copies: int) -> Tensor:
+def _gap(step: Step, combine: Combine, sign: int, first: bool, channels: int | None, scale: float, copies: int) -> float:
+    """Between what the scheduler is given and a combination, taken in float32 or in the precision of the answers."""
     answers = [call.answer for call in step.calls if call.answer is not None]
     a, b = answers[0].chunk(2) if copies == 2 else answers[:2]
     if channels is not None and a.shape != step.output.shape:
         a, b = a[:, :channels], b[:, :channels]
     if a.shape != step.output.shape:
-        return torch.full_like(step.output, torch.nan)
+        return math.inf
     negative, positive = (a, b) if first else (b, a)
-    level = torch.zeros(len(step.x))
-    return sign * combine(positive.float(), negative.float(), scale, step.x.float(), level)
+
+    def gap(dtype: torch.dtype) -> float:
+        level = torch.zeros(len(step.x), dtype=dtype)
+        return apart(sign * combine(positive.to(dtype), negative.to(dtype), scale, step.x.to(dtype), level), step.output)
+
+    return min(gap(dtype) for dtype in {torch.float32, a.dtype})
 
 
 def rows_of(one: Call, two: Call, known: Collection[str]) -> dict[str, int]:

@@ -6,11 +6,13 @@ import copy
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
+
+from flowrl.models.family import AUTOENCODERS
 
 
 class Enough(BaseException):
@@ -70,6 +72,32 @@ def patched(owner: Any, name: str, value: Any) -> Iterator[None]:
             setattr(owner, name, before)
         else:
             delattr(owner, name)
+
+
+@contextmanager
+def decoding(pipe: Any) -> Iterator[None]:
+    """Inside, the pipeline's autoencoder decodes in its own precision, whatever that of the latents it is given.
+
+    flowrl keeps it in float32 beside a network in half precision, and most pipelines hand it latents as they have them.
+    """
+    with ExitStack() as stack:
+        for name, part in pipe.components.items():
+            if isinstance(part, nn.Module) and name.startswith(AUTOENCODERS) and hasattr(part, "decode"):
+                stack.enter_context(patched(part, "decode", _cast_first(part)))
+        yield
+
+
+def _cast_first(coder: Any) -> Callable[..., Any]:
+    right = coder.decode
+
+    def cast(value: Any) -> Any:
+        return value.to(coder.dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
+
+    @functools.wraps(right)
+    def decode(*args: Any, **kwargs: Any) -> Any:
+        return right(*map(cast, args), **{name: cast(value) for name, value in kwargs.items()})
+
+    return decode
 
 
 @contextmanager

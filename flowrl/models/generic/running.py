@@ -14,13 +14,14 @@ from flowrl.models.family import NETWORKS
 from flowrl.recipe import PolicySpec
 
 from .infer import Unknown
-from .listen import Heard, listening, patched
+from .listen import Heard, decoding, listening, patched
 
 
 class Runner:
     """network: the name of the one that denoises.  Guidance is asked for by an argument, or by the pipeline's guider.
 
-    Raises: Unknown for a pipeline without one network that denoises, or in which nothing sets the guidance.
+    Raises: Unknown for a pipeline without one network that denoises, whose call names no arguments, or in which nothing sets the
+    guidance.
     """
 
     def __init__(self, pipe: Any, spec: PolicySpec) -> None:
@@ -28,6 +29,9 @@ class Runner:
         self.name = _network(pipe)
         self.network.eval()  # as the policy asks it; HiDream's answers in another layout while it trains
         self.parameters = inspect.signature(type(pipe).__call__).parameters
+        kinds = {known.kind for known in list(self.parameters.values())[1:]}  # after self
+        if kinds <= {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}:
+            raise Unknown(f"the call of {type(pipe).__name__} names no arguments, so that nothing says what can be asked of it")
         self.guider = getattr(pipe, "guider", None)
         knob = "guidance_scale" in self.parameters or "true_cfg_scale" in self.parameters
         if not knob and not hasattr(self.guider, "guidance_scale"):
@@ -64,16 +68,16 @@ class Runner:
         call: Any = type(self.pipe).__call__
         # a guider takes 1 for no guidance
         guided = nullcontext() if self.guider is None else patched(self.guider, "guidance_scale", max(guidance, 1.0))
-        with guided:
+        with guided, decoding(self.pipe):
             made = getattr(call, "__wrapped__", call)(self.pipe, **named)
         return made.frames if hasattr(made, "frames") else made.images
 
     @torch.no_grad()
-    def run(self, prompts: Sequence[str], guidance: float, steps: int, stop: bool = False, **more: Any) -> Heard:
-        """stop: leave when the first step begins."""
+    def run(self, prompts: Sequence[str], guidance: float, steps: int, stop: int = 0, **more: Any) -> Heard:
+        """stop: leave when this many steps have begun; 0: at the end."""
         self.pipe.set_progress_bar_config(disable=True)
         draw = torch.Generator().manual_seed(0)
-        with listening(self.pipe, self.network, lambda heard: stop) as heard:
+        with listening(self.pipe, self.network, lambda heard: len(heard.steps) == stop) as heard:
             heard.made = self.call(prompts, guidance, steps, generator=draw, output_type="pt", **more)
         return heard
 
