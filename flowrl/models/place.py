@@ -12,6 +12,8 @@ from torch.utils._pytree import tree_map_only
 
 from .family import AUTOENCODERS
 
+from .family import AUTOENCODERS
+
 
 class Places:
     """Encoders, autoencoder and networks of a pipeline on their devices.
