@@ -12,8 +12,6 @@ from torch.utils._pytree import tree_map_only
 
 from .family import AUTOENCODERS
 
-from .family import AUTOENCODERS
-
 
 class Places:
     """Encoders, autoencoder and networks of a pipeline on their devices.
