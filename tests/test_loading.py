@@ -393,6 +393,12 @@ def parts(pipe: Any) -> dict[str, torch.Tensor]:
     return {f"{name}.{key}": value for name, state in found.items() for key, value in state.items() if "lora" not in key}
 
 
+def test_a_log_has_no_bars_of_what_is_loaded(folder: Path, one_file: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    load_policy(spec(folder))
+    load_policy(of_file(one_file, "whole"))
+    assert "it/s" not in capfd.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["whole", "half", "network"])
 def test_a_single_file_is_the_folder_it_was_made_of(one_file: Path, name: str) -> None:
     plain = load_policy(of_file(one_file, "folder", model=str(one_file / "folder"), config=None))

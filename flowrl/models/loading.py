@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import json
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
@@ -87,6 +89,23 @@ def embedded(name: str) -> Path:
     return folder
 
 
+@contextmanager
+def _bars_on_terminals() -> Iterator[None]:
+    """Bars of what is loaded are for somebody who waits; in a log they stand before what matters."""
+    from diffusers.utils import logging as of_diffusers
+    from transformers.utils import logging as of_transformers
+
+    shown = [] if sys.stderr.isatty() else [one for one in (of_diffusers, of_transformers) if one.is_progress_bar_enabled()]
+    for one in shown:
+        one.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for one in shown:
+            one.enable_progress_bar()
+
+
+@_bars_on_terminals()
 def load(spec: PolicySpec, token: str | None = None, parts: Mapping[str, Any] | None = None) -> Any:
     """The spec's pipeline as diffusers has it, with these components instead of its own.
 
