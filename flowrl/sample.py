@@ -235,7 +235,8 @@ def read_prompts(given: Sequence[str], image: str | None = None) -> Prompts:
         named = " " not in text and Path(text).suffix in (".txt", ".jsonl", ".json", ".csv", ".tsv", ".parquet")
         found.append(data.read(text, image=image) if named or text.startswith("hf:") else data.read([text]))
     rows = [row for part in found for row in zip(part.text, part.metadata, part.images, strict=True)]
-    return Prompts(*zip(*rows, strict=True))
+    text, metadata, images = zip(*rows, strict=True)
+    return Prompts(text, metadata, images)
 
 
 def usable(name: str) -> str:
