@@ -266,7 +266,10 @@ WRONG = {
     "unknown class": ({"model": "{tmp}/flux"}, "is a FluxPipeline9, which this diffusers .* does not know"),
     "broken index": ({"model": "{tmp}/broken"}, "is not readable as JSON"),
     "odd index": ({"model": "{tmp}/odd"}, "holds a list where an object is expected"),
-    "incomplete": ({"model": "{tmp}/incomplete"}, "could not be loaded as StableDiffusion3Pipeline"),
+    "incomplete": (
+        {"model": "{tmp}/incomplete"},
+        "incomplete lacks scheduler/, which its model_index.json names; complete the folder",
+    ),
     "unknown target": (
         {"lora": LoraSpec(targets=("attn.to_w",))},
         "'attn.to_w' names no linear layer of SD3Transformer2DModel; nearest: .*attn.to_q",

@@ -58,4 +58,4 @@ def quantized_networks(spec: PolicySpec, index: Mapping[str, Any]) -> dict[str, 
     from diffusers import PipelineQuantizationConfig
 
     names = [name for name in index if name.startswith(NETWORKS) and index[name] != [None, None]]
-    return {"quantization_config": PipelineQuantizationConfig(quant_mapping={name: config for name in names})}
+    return {"quantization_config": PipelineQuantizationConfig(quant_mapping=dict.fromkeys(names, config))}
