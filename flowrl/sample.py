@@ -159,8 +159,16 @@ def _as_trained(model: str | None, folder: Path | None) -> tuple[PolicySpec, int
         if model in (None, recipe.policy.model):
             if recipe.policy.model.startswith("given:"):
                 raise ValueError(f"the model of {record.parent} was a value of Python's; name one that is like it: --model MODEL")
-            return PolicySpec(**{name: getattr(recipe.policy, name) for name in DRAWN}), recipe.evaluate.steps
+            drawn = {name: getattr(recipe.policy, name) for name in DRAWN}
+            if drawn["guidance"] is None:  # the model's own, which of one without a family only the run has learned
+                drawn["guidance"] = _guided(record.with_name("result.json"))
+            return PolicySpec(**drawn), recipe.evaluate.steps
     return PolicySpec(model=model or "shapes"), STEPS
+
+
+def _guided(result: Path) -> float | None:
+    """The guidance of a run's evaluations; None where it has no result yet."""
+    return json.loads(result.read_text(encoding="utf-8")).get("protocol", {}).get("guidance") if result.is_file() else None
 
 
 def _put(pipe: Any, folder: Path) -> None:

@@ -625,7 +625,7 @@ def test_the_final_screen_compares_every_task_and_says_what_next(tmp_path: Path,
     assert "weights.safetensors" not in said
     commands = [shlex.split(line.partition("   # ")[0]) for line in said.partition("\nnext\n")[2].splitlines()]
     assert [words[1] if words[0].endswith("flowrl") else words[3] for words in commands] == ["sample", "report", "train"]
-    assert commands[0][-1] == str(folder)  # quoted, so that it survives a space in the path
+    assert commands[0][-3] == str(folder)  # quoted, so that it survives a space in the path
 
 
 def test_the_final_screen_of_a_run_without_evaluation(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -664,10 +664,10 @@ def test_after_a_run_of_ones_own_model_the_commands_are_about_that_model(tmp_pat
     row = {"caption": 0, "prompt": "a cat's hat", "task": None}
     (run / "samples" / "index.jsonl").write_text(json.dumps(row) + "\n")
     first, _, last = (shlex.split(command)[1:] for command, _ in screen.commands(run))
-    assert first == ["sample", "a cat's hat", "--lora", str(run)]
+    assert first == ["sample", "a cat's hat", "--lora", str(run), "--out", str(run / "drawn")]
     assert last == ["train", "--resume", str(run), "--iterations", "100"]
     (run / "samples" / "index.jsonl").write_text(json.dumps({**row, "image": "hat.png"}) + "\n")
-    assert shlex.split(screen.commands(run)[0][0])[2:] == ["a cat's hat", "--image", "hat.png", "--lora", str(run)]
+    assert shlex.split(screen.commands(run)[0][0])[2:6] == ["a cat's hat", "--image", "hat.png", "--lora"]
 
 
 def test_report_calls_the_report_and_prints_its_path(

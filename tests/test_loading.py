@@ -444,7 +444,7 @@ WRONG_FILES = {
     ),
     "offline": (
         {"name": "whole", "config": None},
-        "it is taken for a checkpoint of '.*/stable-diffusion-v1-5', and .*; set policy.config",
+        "it is taken for a checkpoint of '.*/stable-diffusion-v1-5', and .*; set policy.config .--config of",
     ),
     "another family's config": ({"name": "whole", "config": "sd3"}, "could not be loaded as a StableDiffusion3Pipeline"),
     "other packages": ({"name": "whole", "lora": LoraSpec(rank=0), "quantize": "int8"}, "quantised weights cannot be trained"),

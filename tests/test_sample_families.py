@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from families import cogview4, flux, flux2, hunyuan, qwen_image, sd, sd3, wan, z_image
+from families import cogview4, flux, flux2, hunyuan, qwen_image, sd, sd3, unnamed, wan, z_image
 from families.case import Case
 from ldm_file import whole
 from PIL import Image
@@ -139,6 +139,18 @@ def test_a_run_is_drawn_from_as_it_was_trained(tmp_path: Path, rank: int) -> Non
     call: dict[str, Any] = {"guidance_scale": 4.0, "negative_prompt": "a blue square", **sizes}
     right = pipe(PROMPT, num_inference_steps=3, generator=torch.Generator().manual_seed(0), **call).images[0]
     assert np.array_equal(made, np.asarray(right))
+
+
+def test_a_model_without_a_family_is_drawn_from_with_the_guidance_of_its_run(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    (run / "lora").mkdir(parents=True)
+    settings.dump(Recipe(policy=PolicySpec(model="owner/learned", negative="a blue square")), run / "run.yaml")
+    (run / "result.json").write_text(json.dumps({"protocol": {"guidance": 3.0}}))
+    spec, _ = sampling._as_trained(None, run / "lora")
+    assert (spec.guidance, spec.negative) == (3.0, "a blue square")
+    call = Caller(unnamed.lumina2(), spec)(PROMPT)
+    assert call == {"guidance_scale": 3.0, "negative_prompt": "a blue square"}
+    assert Caller(unnamed.lumina2(), PolicySpec(model="owner/learned"))(PROMPT) == {}
 
 
 def test_whole_weights_of_another_model_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,6 +61,7 @@ def commands(folder: Path) -> list[tuple[str, str]]:
     sampled = ["sample", *_prompt(folder), *(["--lora", str(folder)] if trained else [])]
     if given or not trained:
         sampled += ["--model", "MODEL" if given else recipe.policy.model]
+    sampled += ["--out", str(folder / "drawn")]
     further = f"train --resume {run} --iterations {2 * recipe.run.iterations}"
     embedded = recipe.policy.model in EMBEDDED
     return [

@@ -14,6 +14,8 @@ from flowrl.recipe import PolicySpec
 from .subject import STEPS, Subject
 
 PROMPTS = ("a photo of a red apple", "three small boats on a lake at night")
+GUIDED = 4.0
+"""The guidance that is compared where none is set: the model's own may be none."""
 WHOLE = 200_000_000
 """Most parameters of a network that is also tried as a whole: its gradients have to fit beside it."""
 
@@ -31,6 +33,9 @@ def subject_of(spec: PolicySpec, work: Path, device: str = "cpu") -> Subject:
     spec = replace(spec, model=model, steps=STEPS)
     build = partial(load_policy, device=device)
     policy = build(spec)
+    if spec.guidance is None and not policy.family.embeds:
+        spec = replace(spec, guidance=GUIDED)
+        policy.spec = spec
     images: list[Path | None] = [None] * len(PROMPTS)
     if policy.family.pictures[0]:
         images = [picture(work / f"image{i}.png", i) for i in range(len(PROMPTS))]

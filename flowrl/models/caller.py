@@ -68,6 +68,7 @@ class Caller:
             "width": spec.width,
             "num_frames": spec.frames,
             "max_sequence_length": spec.max_sequence_length,
+            "negative_prompt": spec.negative if (spec.guidance or 0) > 1 else None,
         }
         return {argument: value for argument, value in wanted.items() if value is not None and takes(self.pipe, argument)}
 

@@ -45,7 +45,9 @@ def single_file(path: Path, spec: PolicySpec, index: Callable[[str], Mapping[str
         described = index(config)
     except ValueError as error:
         what = f"policy.config {config!r} describes it" if spec.config else f"it is taken for a checkpoint of {config!r}"
-        advice = "set policy.config to a folder or hub name in diffusers format that the file is a checkpoint of"
+        advice = (
+            "set policy.config (--config of flowrl sample) to a folder or hub name in diffusers format that it is a checkpoint of"
+        )
         raise ValueError(f"model {str(path)!r}: {what}, and {error}; {advice}") from error
     name = str(described.get("_class_name"))
     kind: Any = getattr(diffusers, name, None)
