@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from flowrl.footprint import rows_that_fit
 from flowrl.recipe import PolicySpec
 from flowrl.rewards import pictures
+from flowrl.said import first_line
 from flowrl.samplers import Path as Law
 
 from . import attention
@@ -127,10 +128,16 @@ class DiffusersPolicy:
 
     @torch.no_grad()
     def _encode(self, wanted: Asked) -> Encoding:
+        """Raises: ValueError, with the prompt's images, for one that the pipeline does not take."""
         text, files, negative = wanted
-        with self.places.encoding():
-            found = (self.family.negative if negative else self.family.encode)(text, [_picture(file) for file in files])
-        return self._cast(found)
+        shown = [_picture(file) for file in files]
+        try:
+            with self.places.encoding():
+                return self._cast((self.family.negative if negative else self.family.encode)(text, shown))
+        except ValueError as error:
+            if not files:
+                raise
+            raise ValueError(f"the prompt {text!r} with {', '.join(files)}: {first_line(error)}; take another image") from error
 
     def _cast(self, found: Encoding) -> Encoding:
         return {name: part.to(self.dtype) if part.is_floating_point() else part for name, part in found.items()}
