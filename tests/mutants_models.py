@@ -564,8 +564,8 @@ ROWS: tuple[tuple[str, str, str, str, str], ...] = (
     (
         "a run is drawn from with the steps of a stranger",
         "flowrl/sample.py",
-        "for name in DRAWN}), recipe.evaluate.steps",
-        "for name in DRAWN}), STEPS",
+        "return PolicySpec(**drawn), recipe.evaluate.steps",
+        "return PolicySpec(**drawn), STEPS",
         "test_sample_families.py::test_a_run_is_drawn_from_as_it_was_trained",
     ),
     (
