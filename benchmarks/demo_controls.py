@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,29 @@ def run(kind: str, seed: int, out: Path) -> Result:
     return train("shapes", settings)
 
 
+def gone_on(
+    nets: nn.Module,
+    averages: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    loss: Callable[[int], torch.Tensor],
+    seconds: float,
+    clock: Callable[[], float],
+    decay: float,
+) -> int:
+    """Trains for so many seconds of a clock, at a constant rate, with a moving average; the steps that were taken."""
+    end, step = clock() + seconds, 0
+    while clock() < end:
+        loss(step).backward()
+        torch.nn.utils.clip_grad_norm_(nets.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        step += 1
+        with torch.no_grad():
+            for kept, new in zip(averages.parameters(), nets.parameters(), strict=True):
+                kept.lerp_(new, 1 - min(decay, (1 + step) / (10 + step)))
+    return step
+
+
 def continued(folder: Path, minutes: float, seed: int, rate: float = 3e-4) -> Path:
     """The embedded model after `minutes` more of its own pretraining: same data, loss and average, all weights, AdamW at a
     constant rate.
@@ -75,17 +99,12 @@ def continued(folder: Path, minutes: float, seed: int, rate: float = 3e-4) -> Pa
     averages = flow.averaged(nets)
     data = flow.pool(pipe.vae, np.random.default_rng(seed).choice(flow.POOL, 8000, replace=False), seed + 1)
     optimizer = torch.optim.AdamW(nets.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=0.01)
-    end, step = time.monotonic() + 60 * minutes, 0
-    while time.monotonic() < end:
+
+    def loss(step: int) -> torch.Tensor:
         rows = torch.randint(len(data.latents), (flow.BATCH,), generator=torch.Generator().manual_seed(seed * 2**32 + step))
-        flow.velocity_loss(nets, flow.batch(data, rows, step, seed + 1)).backward()
-        torch.nn.utils.clip_grad_norm_(nets.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        step += 1
-        with torch.no_grad():
-            for kept, new in zip(averages.parameters(), nets.parameters(), strict=True):
-                kept.lerp_(new, 1 - min(0.999, (1 + step) / (10 + step)))
+        return flow.velocity_loss(nets, flow.batch(data, rows, step, seed + 1))
+
+    step = gone_on(nets, averages, optimizer, loss, 60 * minutes, time.monotonic, 0.999)
     print(f"pretraining continued for {step} steps of {flow.BATCH}")
     for name, net in averages.items():
         getattr(pipe, name).load_state_dict(net.state_dict())

@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGE, TOLD = ROOT / "benchmarks" / "VIDEO.md", ROOT / "benchmarks" / "video.jsonl"
 ARMS = {"rl": "RL", "shuffled": "rewards shuffled inside each group", "pretraining": "pretraining continued instead"}
 JUDGE, MOTION = "flowrl.shapes_video.judge:reward", "flowrl.shapes_video.reward:motion"
-MINUTES, RATE = 7.0, 3e-4  # of pretraining that goes on, at a constant rate: an eighth of the training's greatest
+MINUTES, RATE = 7.0, 3e-4  # of pretraining that goes on, at a constant rate: a seventh of the training's greatest
 
 
 def seconds() -> float:
@@ -35,6 +35,7 @@ def continued(folder: Path, seed: int) -> tuple[Path, int]:
     """The embedded model after MINUTES more of its own pretraining, and the steps that were taken: same kind of data (new draws),
     loss and moving average."""
     import torch
+    from demo_controls import gone_on
     from torch import nn
 
     from flowrl.models import embedded
@@ -45,19 +46,14 @@ def continued(folder: Path, seed: int) -> tuple[Path, int]:
     averages = flow.averaged(nets)
     data = flow.pool(pipe.text_encoder, seed + 1)
     optimizer = torch.optim.AdamW(nets.parameters(), lr=RATE, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
-    end, step = seconds() + 60 * MINUTES, 0
-    while seconds() < end:
-        flow.velocity_loss(nets["transformer"], flow.batch(data, step, seed + 1)).backward()
-        torch.nn.utils.clip_grad_norm_(nets.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        step += 1
-        with torch.no_grad():
-            for kept, new in zip(averages.parameters(), nets.parameters(), strict=True):
-                kept.lerp_(new, 1 - min(flow.DECAY, (1 + step) / (10 + step)))
+
+    def loss(step: int) -> torch.Tensor:
+        return flow.velocity_loss(nets["transformer"], flow.batch(data, step, seed + 1))
+
+    steps = gone_on(nets, averages, optimizer, loss, 60 * MINUTES, seconds, flow.DECAY)
     pipe.transformer.load_state_dict(averages["transformer"].state_dict())
     pipe.save_pretrained(folder)
-    return folder, step
+    return folder, steps
 
 
 def run(arm: str, seed: int, iterations: int, out: Path) -> dict[str, Any]:

@@ -10,6 +10,10 @@ from pydantic.dataclasses import dataclass
 STRICT = ConfigDict(extra="forbid")
 
 
+GIVEN = "given:"
+"""What stands before the class of a policy that was a value of Python's, in the place of a model's name."""
+
+
 @dataclass(frozen=True, config=STRICT)
 class MethodSpec:
     """name: a row of flowrl.methods or "module:function"; args: its keyword arguments."""

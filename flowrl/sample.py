@@ -17,7 +17,7 @@ from flowrl.data import Prompts
 from flowrl.inference import guided
 from flowrl.inference.guidance import DENOISERS, check
 from flowrl.models.caller import Caller, takes
-from flowrl.recipe import PolicySpec
+from flowrl.recipe import GIVEN, PolicySpec
 from flowrl.said import first_line
 
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ def _as_trained(model: str | None, folder: Path | None) -> tuple[PolicySpec, int
     if record is not None:
         recipe = load(record)
         if model in (None, recipe.policy.model):
-            if recipe.policy.model.startswith("given:"):
+            if recipe.policy.model.startswith(GIVEN):
                 raise ValueError(f"the model of {record.parent} was a value of Python's; name one that is like it: --model MODEL")
             drawn = {name: getattr(recipe.policy, name) for name in DRAWN}
             if drawn["guidance"] is None:  # the model's own, which of one without a family only the run has learned

@@ -578,7 +578,7 @@ ROWS: tuple[tuple[str, str, str, str, str], ...] = (
     (
         "the file for ComfyUI is given to diffusers",
         "flowrl/models/lora.py",
-        'return str(path.parent) if "flowrl.network" in said else start',
+        "return str(path.parent) if NETWORK in said else start",
         "return start",
         "test_loading.py::test_of_the_file_for_comfyui_the_one_beside_it_is_taken",
     ),
@@ -592,8 +592,8 @@ ROWS: tuple[tuple[str, str, str, str, str], ...] = (
     (
         "a run goes on with another model",
         "flowrl/recipes/run.py",
-        "if was != now and not",
-        "if False and not",
+        "        if _another(was, now):",
+        "        if False:",
         "test_resume.py::test_a_run_is_not_resumed_with_another_model",
     ),
 )

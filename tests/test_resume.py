@@ -19,6 +19,7 @@ from tiny import save_sd3
 
 from flowrl import checkpoint, settings
 from flowrl.recipe import Recipe
+from flowrl.recipes.run import _another as another
 from flowrl.recipes.run import train
 
 
@@ -138,6 +139,15 @@ def test_a_run_is_not_resumed_with_another_model(tmp_path: Path) -> None:
     save_sd3(tmp_path / "other")
     with pytest.raises(ValueError, match="run trains .*, and .*other is given; leave the model out, or begin another run with it"):
         train(None, {"policy.model": str(tmp_path / "other")}, resume=tmp_path / "run")
+
+
+def test_a_model_is_the_same_by_another_path_and_where_its_folder_has_moved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "model").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert not another("model", str(tmp_path / "model")) and not another(str(tmp_path / "gone"), "model")
+    assert another("owner/one", "owner/two") and another("model", "owner/two") and not another("owner/one", "owner/one")
 
 
 KILLS, WRITES = 20, 8

@@ -55,9 +55,10 @@ def final(folder: Path, console: Console | None = None) -> None:
 def commands(folder: Path) -> list[tuple[str, str]]:
     """Three commands to go on with, as they can be pasted into a shell."""
     from flowrl.models import EMBEDDED
+    from flowrl.recipe import GIVEN
 
     recipe, run, flowrl = _recipe(folder), shlex.quote(str(folder)), program()
-    trained, given = (folder / "lora").is_dir(), recipe.policy.model.startswith("given:")
+    trained, given = (folder / "lora").is_dir(), recipe.policy.model.startswith(GIVEN)
     sampled = ["sample", *_prompt(folder), *(["--lora", str(folder)] if trained else [])]
     if given or not trained:
         sampled += ["--model", "MODEL" if given else recipe.policy.model]

@@ -12,12 +12,14 @@ from typing import Any
 
 from torch import Tensor
 
+from flowrl.models.lora import NETWORK
+
 from .names import Family
 
 SPEC = "1.0.1"
 COMFYUI = "https://github.com/comfyanonymous/ComfyUI"
 SDXL = ("stable-diffusion-xl-v1-base", "sdxl_base_v1-0")
-PIPELINE, PART, NETWORK = "flowrl.pipeline", "flowrl.part", "flowrl.network"
+PIPELINE, PART = "flowrl.pipeline", "flowrl.part"
 DEEP = re.compile(r"\.transformer_blocks\.[1-9]")
 
 

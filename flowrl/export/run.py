@@ -14,13 +14,14 @@ from torch import nn
 from flowrl import settings
 from flowrl.folder import RunFolder
 from flowrl.models import EMBEDDED, embedded, load_policy
+from flowrl.models.lora import NETWORK
 from flowrl.recipe import Recipe
 from flowrl.said import first_line
 
 from .diffusers import load_lora, opened, read_lora, replacing, saved, write_lora
 from .files import Adapter, held, scaled, stem, write_comfy
 from .merged import write_merged
-from .metadata import NETWORK, PART, PIPELINE, About
+from .metadata import PART, PIPELINE, About
 
 KINDS = ("comfy", "diffusers", "merged")
 

@@ -21,6 +21,8 @@ from flowrl.said import first_line
 MARK = ".lora_A."
 ADAPTER = "default"
 """Name of the adapter that is trained."""
+NETWORK = "flowrl.network"
+"""What flowrl's files for ComfyUI say in their metadata, and no other: the class of the network."""
 
 
 def add_lora(network: nn.Module, spec: LoraSpec, targets: Sequence[str], seed: int) -> None:
@@ -139,7 +141,7 @@ def _for_diffusers(start: str, called: str) -> str:
             said = file.metadata() or {}
     except SafetensorError as error:
         raise ValueError(f"{called} {start!r} cannot be read as safetensors ({error}); copy the file again") from error
-    return str(path.parent) if "flowrl.network" in said else start
+    return str(path.parent) if NETWORK in said else start
 
 
 class _Kept(logging.Handler):

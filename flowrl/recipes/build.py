@@ -20,7 +20,7 @@ from flowrl.dist import World
 from flowrl.loading import load_policy
 from flowrl.looks import FRAMES
 from flowrl.models.policy import DiffusersPolicy
-from flowrl.recipe import DataSpec, LoraSpec, MethodSpec, PolicySpec, Recipe, SelectionSpec
+from flowrl.recipe import GIVEN, DataSpec, LoraSpec, MethodSpec, PolicySpec, Recipe, SelectionSpec
 from flowrl.rewards import TABLE, Place, Rule, make
 from flowrl.rewards.base import Refers, Reward
 from flowrl.rewards.load import load
@@ -36,8 +36,6 @@ SMALLEST = 2
 
 NEEDED = ("network", "path", "guidance", "encode", "predict", "sigmas", "latent_shape", "decode", "images", "trainable")
 """What every policy has."""
-GIVEN = "given:"
-"""What stands before the class of a policy that was no recipe's, in the place of a model's name."""
 WORLDS = {"shapes": "flowrl.shapes.protocol", "shapes_video": "flowrl.shapes_video.protocol"}
 """Embedded prompts by name: the module that has their `training` and held-out `rows`."""
 

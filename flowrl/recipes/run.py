@@ -110,7 +110,7 @@ def _train(recipe: Recipe, given: Given, resume: Path | None, world: World) -> R
     if resume is not None:
         started = settings.load(folder.path / "run.yaml")
         was, now = started.policy.model, recipe.policy.model
-        if was != now and not (Path(was).is_absolute() and not Path(was).exists()):  # but a model's folder may have moved
+        if _another(was, now):
             raise ValueError(f"{folder.path} trains {was}, and {now} is given; leave the model out, or begin another run with it")
         for line in settings.changes(started, recipe):
             log.log(logging.WARNING if world.main else logging.DEBUG, "resumed with another setting: %s", line)
@@ -146,6 +146,14 @@ def _train(recipe: Recipe, given: Given, resume: Path | None, world: World) -> R
             write_report(folder.path)
         return Result(folder.path, session.iteration, True)
     return _finish(parts, session, jury, folder)
+
+
+def _another(was: str, now: str) -> bool:
+    """Whether these are two models: a folder may be named by another path, or have moved."""
+    before, after = Path(was).expanduser(), Path(now).expanduser()
+    if before.exists() and after.exists():
+        return not before.samefile(after)
+    return was != now and not before.is_absolute()
 
 
 def _parts(recipe: Recipe, method: Any, selection: Selection, given: Given, world: World) -> tuple[Parts, Prompts]:
